@@ -1,0 +1,121 @@
+"""Every exception that tritonsync raises. This file imports nothing.
+
+::
+
+    TritonSyncError
+    ├── SettingsError (ValueError)                a variable, option or URL is wrong
+    ├── MissingExtraError (ImportError)           the URL needs a package that is not installed
+    ├── FormatError (ValueError)                  bytes that do not follow the bucket format
+    │   ├── HostileNameError                      a name that could leave its folder
+    │   ├── ManifestError                         a manifest that does not validate
+    │   │   └── NewerFormatError                  ... because a newer tritonsync wrote it
+    │   ├── PackError                             a pack that is truncated, padded, too large or other than promised
+    │   ├── ValueSplitError                       a skeleton and kernels that do not make up the value
+    │   └── TrustError                            a signature that is missing, unknown or wrong
+    ├── LocalCacheError (OSError)                 a folder of this host cannot be read or written
+    ├── RemoteError (OSError)                     the bucket answered with an error
+    │   ├── AccessDeniedError (PermissionError)   it refused this identity
+    │   ├── BucketNotFoundError (FileNotFoundError)
+    │   ├── RemoteTimeoutError (TimeoutError)     it did not answer in time
+    │   └── RemoteOffError                        not asked: the waiting budget is spent or the breaker is open
+    ├── BundlerStateError (RuntimeError)          begin_compile inside begin_compile
+    └── ColdStartError (RuntimeError)             a run that had to be warm compiled something
+
+Each class also inherits the builtin that a caller would catch anyway. All of them survive pickling (Inductor's
+compile workers send exceptions between processes), because each holds nothing but its message.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDeniedError",
+    "BucketNotFoundError",
+    "BundlerStateError",
+    "ColdStartError",
+    "FormatError",
+    "HostileNameError",
+    "LocalCacheError",
+    "ManifestError",
+    "MissingExtraError",
+    "NewerFormatError",
+    "PackError",
+    "RemoteError",
+    "RemoteOffError",
+    "RemoteTimeoutError",
+    "SettingsError",
+    "TritonSyncError",
+    "TrustError",
+    "ValueSplitError",
+]
+
+
+class TritonSyncError(Exception):
+    """The base of all of them."""
+
+
+class SettingsError(TritonSyncError, ValueError):
+    """A variable, an option or a URL is wrong; the message names it and says what would be right."""
+
+
+class MissingExtraError(TritonSyncError, ImportError):
+    """The URL needs a package that is not installed; the message gives the pip command."""
+
+
+class FormatError(TritonSyncError, ValueError):
+    """Bytes that do not follow the bucket format; the message names the object."""
+
+
+class HostileNameError(FormatError):
+    """A name that is not `[A-Za-z0-9_.-]{1,255}`, or is `.` or `..`."""
+
+
+class ManifestError(FormatError):
+    """A manifest that is not valid JSON, misses a field or contradicts itself."""
+
+
+class NewerFormatError(ManifestError):
+    """A manifest of a format that this tritonsync does not know yet."""
+
+
+class PackError(FormatError):
+    """A pack that is truncated, padded, larger than promised, or holds something else than promised."""
+
+
+class ValueSplitError(FormatError):
+    """A skeleton whose kernels are missing, or which does not rebuild the promised bytes."""
+
+
+class TrustError(FormatError):
+    """A signature that is missing, made by an unknown key, or wrong."""
+
+
+class LocalCacheError(TritonSyncError, OSError):
+    """A folder or file of this host's caches cannot be read or written; the message names it."""
+
+
+class RemoteError(TritonSyncError, OSError):
+    """The bucket answered with an error; the message names the object or prefix."""
+
+
+class AccessDeniedError(RemoteError, PermissionError):
+    """The bucket refused this identity."""
+
+
+class BucketNotFoundError(RemoteError, FileNotFoundError):
+    """The bucket itself does not exist (a missing object is a miss, never an error)."""
+
+
+class RemoteTimeoutError(RemoteError, TimeoutError):
+    """The bucket did not answer in time."""
+
+
+class RemoteOffError(RemoteError):
+    """The bucket was not asked: the waiting budget is spent, or its breaker is open."""
+
+
+class BundlerStateError(TritonSyncError, RuntimeError):
+    """`begin_compile` was called while a compile was already being noted."""
+
+
+class ColdStartError(TritonSyncError, RuntimeError):
+    """A run that had to be warm compiled or benchmarked something; the message names each."""

@@ -1,0 +1,1 @@
+"""What a bucket holds: pure functions and frozen values, no I/O."""

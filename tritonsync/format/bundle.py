@@ -1,0 +1,100 @@
+"""A bundle in memory: what one key needs to start warm.
+
+The values that PyTorch's TritonBundler works with (torch/_inductor/triton_bundler.py, 2.13) have their counterparts here
+and in `kernel.py`, with the same content.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from functools import cached_property
+
+from tritonsync.errors import FormatError
+from tritonsync.format.kernel import Kernel
+from tritonsync.format.names import check_name
+
+__all__ = ["DEFAULT_VARIANT", "KINDS", "Bundle", "Payload"]
+
+#: The caches a bundle can belong to.
+KINDS = ("fx_graph", "aot_autograd", "pgo", "dynamo", "triton", "workload")
+DEFAULT_VARIANT = "default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Payload:
+    """Named bytes of a bundle that are not a kernel: a value's skeleton, a profile, a list.
+
+    Attributes:
+        name: unique within the bundle.
+        data: the bytes; not shown in the repr.
+    """
+
+    name: str
+    data: bytes = dataclasses.field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "payload name")
+
+    @cached_property
+    def sha256(self) -> str:
+        """64 hex digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """What one key needs to start warm: kernels (possibly none) and payloads (possibly none).
+
+    Attributes:
+        kind: one of `KINDS`.
+        key: the key in that cache, whole (up to 1,024 characters).
+        variant: tells apart bundles of one key that serve different needs.
+        kernels: sorted by (hash, device, content id); two with one hash may stand side by side, never mixed.
+        payloads: sorted by name.
+        guards: the guard expression under which the value may be used; empty for none.
+        requires: what the reader's CPU must be; None for any.
+        compile_seconds: how long it took to make, as far as known.
+    """
+
+    kind: str
+    key: str
+    variant: str = DEFAULT_VARIANT
+    kernels: tuple[Kernel, ...] = ()
+    payloads: tuple[Payload, ...] = ()
+    guards: str = ""
+    requires: str | None = None
+    compile_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise FormatError(f"{self.kind!r} is no kind of bundle; these are: {', '.join(KINDS)}")
+        if not 1 <= len(self.key) <= 1024:
+            raise FormatError(f"a key of {len(self.key)} characters; 1 to 1,024 are allowed")
+        check_name(self.variant, "variant")
+        kernels = sorted(set_of(self.kernels), key=kernel_order)
+        payloads = sorted(self.payloads, key=lambda payload: payload.name)
+        if any(a.name == b.name for a, b in itertools.pairwise(payloads)):
+            raise FormatError(f"bundle {self.kind}/{self.key} holds a payload name twice")
+        object.__setattr__(self, "kernels", tuple(kernels))
+        object.__setattr__(self, "payloads", tuple(payloads))
+
+    def payload(self, name: str) -> bytes | None:
+        """Return the data of the payload of that name, or None."""
+        return next((payload.data for payload in self.payloads if payload.name == name), None)
+
+
+def kernel_order(kernel: Kernel) -> tuple[str, int, str]:
+    """Sort key of kernels in bundles and manifests; no device sorts before device 0."""
+    return (kernel.hash, -1 if kernel.device is None else kernel.device, kernel.content_id)
+
+
+def set_of(kernels: tuple[Kernel, ...]) -> list[Kernel]:
+    """Drop repeats: two graphs of one value often share a kernel."""
+    return list({kernel_order(kernel): kernel for kernel in kernels}.values())

@@ -1,0 +1,130 @@
+"""Kernels as a bucket holds them: the files of one folder of the local Triton cache, freed of the folder's path.
+
+Triton names the folder by its cache key (the kernel hash) and writes the folder's own absolute path into
+`__grp__<name>.json` (triton/runtime/cache.py, 3.6). A stored kernel has the sentinel `[REPLACE]` in its place, the same
+one that PyTorch's TritonBundler uses (torch/_inductor/triton_bundler.py, 2.13), so that the bytes inside an FX graph
+value and the bytes in a bucket are equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import PurePath
+
+from tritonsync.errors import FormatError
+from tritonsync.format.names import check_name
+
+__all__ = [
+    "BINARY_SUFFIXES",
+    "GROUP_PREFIX",
+    "SENTINEL",
+    "Kernel",
+    "KernelFile",
+    "content_id",
+    "place",
+    "unplace",
+]
+
+#: Stands for the absolute path of the kernel's folder in stored `.json` files.
+SENTINEL = b"[REPLACE]"
+#: `__grp__<name>.json` lists the files that make up a compiled kernel.
+GROUP_PREFIX = "__grp__"
+#: Launchable binaries of Triton's backends (GPU_KERNEL_BIN_EXTS of torch/_inductor/utils.py, 2.13, and AMD's, Intel's).
+BINARY_SUFFIXES = (".cubin", ".hsaco", ".zebin", ".spv")
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelFile:
+    """One file of a kernel, in stored form.
+
+    Attributes:
+        name: the file's name, without a folder.
+        payload: its bytes; not shown in the repr.
+    """
+
+    name: str
+    payload: bytes = dataclasses.field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "file name")
+
+    @cached_property
+    def sha256(self) -> str:
+        """64 hex digits."""
+        return hashlib.sha256(self.payload).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.payload)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One compiled kernel: the whole content of its folder, in stored form.
+
+    Attributes:
+        hash: the kernel hash, Triton's name of the folder.
+        device: the device index of the cache folder it was found in, or None where kernels are not kept per device.
+        files: sorted by name; every name once.
+    """
+
+    hash: str
+    device: int | None
+    files: tuple[KernelFile, ...]
+
+    def __post_init__(self) -> None:
+        check_name(self.hash, "kernel hash")
+        ordered = tuple(sorted(self.files, key=lambda file: file.name))
+        if any(a.name == b.name for a, b in itertools.pairwise(ordered)):
+            raise FormatError(f"kernel {self.hash} holds a file name twice")
+        object.__setattr__(self, "files", ordered)
+
+    @cached_property
+    def content_id(self) -> str:
+        """32 hex digits that name exactly these files; not the hash or device they were found under."""
+        return content_id((file.name, file.size, file.sha256) for file in self.files)
+
+    @property
+    def name(self) -> str:
+        """The kernel function's name, or the hash where the folder does not tell."""
+        for file in self.files:
+            if file.name.endswith(BINARY_SUFFIXES):
+                return PurePath(file.name).stem
+        return self.hash
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def content_id(files: Iterable[tuple[str, int, str]]) -> str:
+    """Name a set of files: 32 hex digits of the sha256 over their sorted (name, size, sha256)."""
+    listing = json.dumps(sorted(files), separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(listing.encode()).hexdigest()[:32]
+
+
+def unplace(name: str, payload: bytes, directory: str) -> bytes:
+    """Bring a file of the folder `directory` into stored form: in `.json` files, the path becomes the sentinel.
+
+    Raises:
+        FormatError: a `.json` file holds the sentinel already, so that it could not be placed again without damage.
+    """
+    if not name.endswith(".json"):
+        return payload
+    if SENTINEL in payload:
+        raise FormatError(f"{name} holds the text {SENTINEL.decode()} that stands for a folder in stored kernels")
+    return payload.replace(directory.encode(), SENTINEL)
+
+
+def place(name: str, payload: bytes, directory: str) -> bytes:
+    """Bring a stored file into the form it has in the folder `directory`."""
+    if not name.endswith(".json"):
+        return payload
+    return payload.replace(SENTINEL, directory.encode())

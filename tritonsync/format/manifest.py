@@ -1,0 +1,292 @@
+"""The manifest: the JSON document that ties a bundle to its key. A bundle exists once its manifest does.
+
+::
+
+    {"format":1,"kind":"fx_graph","key":"fryegbp5...","variant":"default","generation":0,"guards":"",
+     "created":"2026-11-23T03:44:55Z",
+     "environment":{"tritonsync":"0.1.0","torch":"2.11.0+cu130","triton":"3.6.0","python":"3.12.3","cuda":"13.0",
+                    "device":"NVIDIA H200","target":"cuda:90","machine":"x86_64","requires":null},
+     "kernels":[{"hash":"27HJ...","name":"triton_poi_fused_5","device":0,"content_id":"9f86...",
+                 "files":[{"name":"triton_poi_fused_5.cubin","size":13904,"sha256":"..."}]}],
+     "payloads":[{"name":"fx_value.skeleton","size":2441504,"sha256":"..."}],
+     "pack":{"size":1893221,"sha256":"..."},
+     "compile_seconds":17.6,
+     "signature":{"key_id":"...","ed25519":"..."}}
+
+It is written as canonical JSON: sorted keys, no spaces. It holds the size and sha256 of every other object of the
+bundle, so whoever trusts the manifest can check the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tritonsync.errors import FormatError, ManifestError, NewerFormatError
+from tritonsync.format.bundle import KINDS, Bundle
+from tritonsync.format.kernel import Kernel, content_id
+from tritonsync.format.names import check_name
+
+__all__ = [
+    "FORMAT",
+    "MAX_GENERATION",
+    "MAX_MANIFEST_BYTES",
+    "Environment",
+    "FileEntry",
+    "KernelEntry",
+    "Manifest",
+    "PackEntry",
+    "Signature",
+    "decode",
+    "describe",
+    "encode",
+    "signed_bytes",
+]
+
+FORMAT = 1
+#: A variant whose bundles proved unusable is published anew this many times, then given up.
+MAX_GENERATION = 3
+#: A manifest of 100,000 files is about 15 MB; what is larger is not read.
+MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of a kernel, or a payload: its name, size in bytes, and sha256 (64 hex digits), in stored form."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class KernelEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel of the bundle; `device` is null where kernels are not kept per device."""
+
+    hash: str
+    name: str
+    device: int | None
+    content_id: str
+    files: tuple[FileEntry, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class PackEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """The pack object: its size in bytes, and its sha256 (64 hex digits)."""
+
+    size: int
+    sha256: str
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """An Ed25519 signature over the canonical JSON without `signature`; base64, and the id of the key."""
+
+    key_id: str
+    ed25519: str
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a bundle was made: for people and for `show`; only `requires` decides anything.
+
+    Attributes:
+        requires: what the reader's CPU must be (see `variant.py`); None for any.
+    """
+
+    tritonsync: str | None = None
+    torch: str | None = None
+    triton: str | None = None
+    python: str | None = None
+    cuda: str | None = None
+    device: str | None = None
+    target: str | None = None
+    machine: str | None = None
+    requires: str | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A validated manifest; see the module's docstring for the fields."""
+
+    format: int
+    kind: str
+    key: str
+    variant: str
+    generation: int
+    guards: str
+    created: str
+    environment: Environment
+    kernels: tuple[KernelEntry, ...]
+    payloads: tuple[FileEntry, ...]
+    pack: PackEntry | None
+    compile_seconds: float
+    signature: Signature | None = None
+
+    @property
+    def bundle_id(self) -> str:
+        """32 hex digits that name this bundle by its content: what a reader gets, not when or where it was made."""
+        identity = [
+            self.kind,
+            self.key,
+            self.variant,
+            self.generation,
+            [[kernel.hash, kernel.device, kernel.content_id] for kernel in self.kernels],
+            [[payload.name, payload.sha256] for payload in self.payloads],
+            self.pack.sha256 if self.pack else "",
+            self.signature.key_id if self.signature else "",
+        ]
+        return hashlib.sha256(_canonical(identity)).hexdigest()[:32]
+
+    @property
+    def content_size(self) -> int:
+        """Bytes of all kernel files and payloads, decompressed."""
+        return sum(kernel.size for kernel in self.kernels) + sum(payload.size for payload in self.payloads)
+
+    def members(self) -> Iterator[tuple[str, FileEntry]]:
+        """Yield (path inside the pack, entry) of everything in the bundle, in the pack's order.
+
+        Kernels with one hash and content under several devices stand in a pack once.
+        """
+        seen: set[str] = set()
+        for kernel in self.kernels:
+            for file in kernel.files:
+                path = f"kernels/{kernel.hash}/{kernel.content_id}/{file.name}"
+                if path not in seen:
+                    seen.add(path)
+                    yield path, file
+        for payload in self.payloads:
+            yield f"payloads/{payload.name}", payload
+
+
+def describe(
+    bundle: Bundle,
+    *,
+    created: str,
+    environment: Environment,
+    pack: PackEntry | None,
+    generation: int = 0,
+) -> Manifest:
+    """Make the unsigned manifest of a bundle."""
+    return Manifest(
+        format=FORMAT,
+        kind=bundle.kind,
+        key=bundle.key,
+        variant=bundle.variant,
+        generation=generation,
+        guards=bundle.guards,
+        created=created,
+        environment=msgspec.structs.replace(environment, requires=bundle.requires),
+        kernels=tuple(_kernel_entry(kernel) for kernel in bundle.kernels),
+        payloads=tuple(FileEntry(name=p.name, size=p.size, sha256=p.sha256) for p in bundle.payloads),
+        pack=pack,
+        compile_seconds=round(bundle.compile_seconds, 3),
+    )
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Write the manifest as canonical JSON."""
+    return _canonical(_document(manifest))
+
+
+def signed_bytes(manifest: Manifest) -> bytes:
+    """Return the bytes that a signature covers: the canonical JSON without `signature`."""
+    document = _document(manifest)
+    del document["signature"]
+    return _canonical(document)
+
+
+def decode(data: bytes, name: str) -> Manifest:
+    """Read and validate a manifest; `name` is the object it came from, for messages.
+
+    Every name in it is checked, every size is non-negative, every content id is worked out again from the files.
+
+    Raises:
+        NewerFormatError: it says a format above 1.
+        ManifestError: anything else is wrong with it.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"{name}: a manifest of {len(data)} bytes; {MAX_MANIFEST_BYTES} are allowed")
+    try:
+        stated = msgspec.json.decode(data, type=_Format).format
+        if stated > FORMAT:
+            raise NewerFormatError(f"{name}: format {stated} is newer than {FORMAT}; upgrade tritonsync to read it")
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise ManifestError(f"{name}: not a manifest: {exc}") from exc
+    try:
+        _validate(manifest)
+    except FormatError as exc:
+        raise ManifestError(f"{name}: {exc}") from exc
+    return manifest
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def _validate(manifest: Manifest) -> None:
+    if manifest.format != FORMAT:
+        raise FormatError(f"format {manifest.format} does not exist")
+    if not 0 <= manifest.generation <= MAX_GENERATION:
+        raise FormatError(f"generation {manifest.generation} is not 0 to {MAX_GENERATION}")
+    if manifest.kind not in KINDS:
+        raise FormatError(f"kind {manifest.kind!r} does not exist")
+    if not 1 <= len(manifest.key) <= 1024:
+        raise FormatError(f"a key of {len(manifest.key)} characters")
+    check_name(manifest.variant, "variant")
+    if manifest.pack is not None:
+        _check_entry("pack", manifest.pack.size, manifest.pack.sha256)
+    _check_unique([(kernel.hash, kernel.device, kernel.content_id) for kernel in manifest.kernels], "kernel")
+    for kernel in manifest.kernels:
+        check_name(kernel.hash, "kernel hash")
+        _check_files(kernel.files)
+        if not _ID.fullmatch(kernel.content_id):
+            raise FormatError(f"kernel {kernel.hash}: content id {kernel.content_id[:80]!r}")
+        if content_id((file.name, file.size, file.sha256) for file in kernel.files) != kernel.content_id:
+            raise FormatError(f"kernel {kernel.hash}: its files are not those of content id {kernel.content_id}")
+    _check_files(manifest.payloads)
+
+
+def _check_files(files: tuple[FileEntry, ...]) -> None:
+    _check_unique([file.name for file in files], "file")
+    for file in files:
+        check_name(file.name, "file name")
+        _check_entry(file.name, file.size, file.sha256)
+
+
+def _check_entry(what: str, size: int, sha256: str) -> None:
+    if size < 0 or not _SHA256.fullmatch(sha256):
+        raise FormatError(f"{what}: size {size} or sha256 {sha256[:80]!r} cannot be")
+
+
+def _check_unique(values: list[Any], what: str) -> None:
+    if len(set(values)) != len(values):
+        raise FormatError(f"a {what} is listed twice")
+
+
+def _kernel_entry(kernel: Kernel) -> KernelEntry:
+    return KernelEntry(
+        hash=kernel.hash,
+        name=kernel.name,
+        device=kernel.device,
+        content_id=kernel.content_id,
+        files=tuple(FileEntry(name=f.name, size=f.size, sha256=f.sha256) for f in kernel.files),
+    )
+
+
+def _document(manifest: Manifest) -> dict[str, Any]:
+    document: dict[str, Any] = msgspec.to_builtins(manifest)
+    return document
+
+
+def _canonical(value: object) -> bytes:
+    # json, not msgspec: its number and escape rules are fixed by the standard library, and signatures cover the bytes.
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()

@@ -1,0 +1,1 @@
+"""The caches on this host: the only room that reads and writes them."""

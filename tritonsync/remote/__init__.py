@@ -1,0 +1,1 @@
+"""The bucket: the only room that imports fsspec."""
