@@ -1,7 +1,7 @@
 """A bundle in memory: what one key needs to start warm.
 
-The values that PyTorch's TritonBundler works with (torch/_inductor/triton_bundler.py, 2.13) have their counterparts here
-and in `kernel.py`, with the same content.
+The values that PyTorch's TritonBundler works with (torch/_inductor/triton_bundler.py, 2.13) have their counterparts
+here and in `kernel.py`, with the same content.
 """
 
 from __future__ import annotations
@@ -9,17 +9,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import math
 from functools import cached_property
+
+import msgspec
 
 from tritonsync.errors import FormatError
 from tritonsync.format.kernel import Kernel
-from tritonsync.format.names import check_name
+from tritonsync.format.names import check_name, check_text
 
-__all__ = ["DEFAULT_VARIANT", "KINDS", "Bundle", "Payload"]
+__all__ = ["CHANGING", "DEFAULT_VARIANT", "GRAPHS", "KINDS", "Bundle", "Digest", "Payload"]
 
 #: The caches a bundle can belong to.
 KINDS = ("fx_graph", "aot_autograd", "pgo", "dynamo", "triton", "workload")
+#: Kinds whose values are graphs: pickles that may hold Triton bundles.
+GRAPHS = ("fx_graph", "aot_autograd")
+#: Kinds whose value changes from run to run: their variants are times, and the newest counts.
+CHANGING = ("pgo", "workload")
 DEFAULT_VARIANT = "default"
+
+
+class Digest(msgspec.Struct, frozen=True, kw_only=True):
+    """The size in bytes and the sha256 (64 hex digits) of a pack, or of a whole value."""
+
+    size: int
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +75,7 @@ class Bundle:
         guards: the guard expression under which the value may be used; empty for none.
         requires: what the reader's CPU must be; None for any.
         compile_seconds: how long it took to make, as far as known.
+        value: the whole value that skeleton and kernels make up; None where there is none.
     """
 
     kind: str
@@ -71,13 +86,18 @@ class Bundle:
     guards: str = ""
     requires: str | None = None
     compile_seconds: float = 0.0
+    value: Digest | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise FormatError(f"{self.kind!r} is no kind of bundle; these are: {', '.join(KINDS)}")
         if not 1 <= len(self.key) <= 1024:
             raise FormatError(f"a key of {len(self.key)} characters; 1 to 1,024 are allowed")
+        check_text(self.key, "key")
+        check_text(self.guards, "guards")
         check_name(self.variant, "variant")
+        if not 0 <= self.compile_seconds < math.inf:
+            raise FormatError(f"{self.compile_seconds} seconds of compilation cannot be")
         kernels = sorted(set_of(self.kernels), key=kernel_order)
         payloads = sorted(self.payloads, key=lambda payload: payload.name)
         if any(a.name == b.name for a, b in itertools.pairwise(payloads)):

@@ -22,6 +22,7 @@ from tritonsync.format.names import check_name
 __all__ = [
     "BINARY_SUFFIXES",
     "GROUP_PREFIX",
+    "MAX_DEVICE",
     "SENTINEL",
     "Kernel",
     "KernelFile",
@@ -36,6 +37,10 @@ SENTINEL = b"[REPLACE]"
 GROUP_PREFIX = "__grp__"
 #: Launchable binaries of Triton's backends (GPU_KERNEL_BIN_EXTS of torch/_inductor/utils.py, 2.13, and AMD's, Intel's).
 BINARY_SUFFIXES = (".cubin", ".hsaco", ".zebin", ".spv")
+
+
+#: No host has more; what says so is not believed.
+MAX_DEVICE = 65_535
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Kernel:
 
     def __post_init__(self) -> None:
         check_name(self.hash, "kernel hash")
+        if self.device is not None and not 0 <= self.device <= MAX_DEVICE:
+            raise FormatError(f"kernel {self.hash}: device {self.device} is not 0 to {MAX_DEVICE}")
         ordered = tuple(sorted(self.files, key=lambda file: file.name))
         if any(a.name == b.name for a, b in itertools.pairwise(ordered)):
             raise FormatError(f"kernel {self.hash} holds a file name twice")
@@ -120,11 +127,16 @@ def unplace(name: str, payload: bytes, directory: str) -> bytes:
         return payload
     if SENTINEL in payload:
         raise FormatError(f"{name} holds the text {SENTINEL.decode()} that stands for a folder in stored kernels")
-    return payload.replace(directory.encode(), SENTINEL)
+    return payload.replace(_in_json(directory), SENTINEL)
 
 
 def place(name: str, payload: bytes, directory: str) -> bytes:
     """Bring a stored file into the form it has in the folder `directory`."""
     if not name.endswith(".json"):
         return payload
-    return payload.replace(SENTINEL, directory.encode())
+    return payload.replace(SENTINEL, _in_json(directory))
+
+
+def _in_json(directory: str) -> bytes:
+    """Return a path as Triton's `json.dumps` writes it: quotes, backslashes and all but ASCII are escaped."""
+    return json.dumps(directory)[1:-1].encode()

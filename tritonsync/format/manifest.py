@@ -13,14 +13,19 @@
      "compile_seconds":17.6,
      "signature":{"key_id":"...","ed25519":"..."}}
 
-It is written as canonical JSON: sorted keys, no spaces. It holds the size and sha256 of every other object of the
-bundle, so whoever trusts the manifest can check the rest.
+Small payloads may stand in the manifest itself, as text: `"inline":{"<payload name>":"<text>"}`; they are then in no
+pack, and a bundle of nothing else has none (`"pack":null`). A bundle that holds a value of torch, cut into a skeleton
+and kernels, says what the whole was: `"value":{"size":...,"sha256":"..."}`. The manifest is written as canonical JSON:
+sorted keys, no spaces, optional fields left out. It holds the size and sha256 of every other object of the bundle, so
+whoever trusts the manifest can check the rest.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -28,19 +33,20 @@ from typing import Any
 import msgspec
 
 from tritonsync.errors import FormatError, ManifestError, NewerFormatError
-from tritonsync.format.bundle import KINDS, Bundle
-from tritonsync.format.kernel import Kernel, content_id
-from tritonsync.format.names import check_name
+from tritonsync.format.bundle import KINDS, Bundle, Digest
+from tritonsync.format.kernel import MAX_DEVICE, Kernel, content_id
+from tritonsync.format.names import check_name, check_text
 
 __all__ = [
     "FORMAT",
+    "MAX_CONTENT_BYTES",
     "MAX_GENERATION",
     "MAX_MANIFEST_BYTES",
+    "Digest",
     "Environment",
     "FileEntry",
     "KernelEntry",
     "Manifest",
-    "PackEntry",
     "Signature",
     "decode",
     "describe",
@@ -54,8 +60,14 @@ MAX_GENERATION = 3
 #: A manifest of 100,000 files is about 15 MB; what is larger is not read.
 MAX_MANIFEST_BYTES = 64 * 1024 * 1024
 
+#: The content of a bundle, decompressed; the largest seen has 28 MB. What promises more is not believed.
+MAX_CONTENT_BYTES = 4 * 1024**3
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{32}")
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
+_ED25519 = re.compile(r"[A-Za-z0-9+/]{86}==")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,13 +91,6 @@ class KernelEntry(msgspec.Struct, frozen=True, kw_only=True):
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
-
-
-class PackEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """The pack object: its size in bytes, and its sha256 (64 hex digits)."""
-
-    size: int
-    sha256: str
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,8 +131,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     environment: Environment
     kernels: tuple[KernelEntry, ...]
     payloads: tuple[FileEntry, ...]
-    pack: PackEntry | None
+    pack: Digest | None
     compile_seconds: float
+    value: Digest | None = None
+    inline: dict[str, str] | None = None
     signature: Signature | None = None
 
     @property
@@ -151,7 +158,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sum(kernel.size for kernel in self.kernels) + sum(payload.size for payload in self.payloads)
 
     def members(self) -> Iterator[tuple[str, FileEntry]]:
-        """Yield (path inside the pack, entry) of everything in the bundle, in the pack's order.
+        """Yield (path inside the pack, entry) of all that does not stand inline, in the pack's order.
 
         Kernels with one hash and content under several devices stand in a pack once.
         """
@@ -163,7 +170,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                     seen.add(path)
                     yield path, file
         for payload in self.payloads:
-            yield f"payloads/{payload.name}", payload
+            if payload.name not in (self.inline or ()):
+                yield f"payloads/{payload.name}", payload
 
 
 def describe(
@@ -171,11 +179,16 @@ def describe(
     *,
     created: str,
     environment: Environment,
-    pack: PackEntry | None,
+    pack: Digest | None,
     generation: int = 0,
+    inline: frozenset[str] = frozenset(),
 ) -> Manifest:
-    """Make the unsigned manifest of a bundle."""
-    return Manifest(
+    """Make the unsigned manifest of a bundle; the payloads named in `inline` must be UTF-8 text.
+
+    Raises:
+        FormatError: a reader would refuse it.
+    """
+    manifest = Manifest(
         format=FORMAT,
         kind=bundle.kind,
         key=bundle.key,
@@ -187,8 +200,12 @@ def describe(
         kernels=tuple(_kernel_entry(kernel) for kernel in bundle.kernels),
         payloads=tuple(FileEntry(name=p.name, size=p.size, sha256=p.sha256) for p in bundle.payloads),
         pack=pack,
-        compile_seconds=round(bundle.compile_seconds, 3),
+        compile_seconds=round(float(bundle.compile_seconds), 3),
+        value=bundle.value,
+        inline={p.name: p.data.decode() for p in bundle.payloads if p.name in inline} or None,
     )
+    _validate(manifest)
+    return manifest
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -198,15 +215,14 @@ def encode(manifest: Manifest) -> bytes:
 
 def signed_bytes(manifest: Manifest) -> bytes:
     """Return the bytes that a signature covers: the canonical JSON without `signature`."""
-    document = _document(manifest)
-    del document["signature"]
-    return _canonical(document)
+    return _canonical(_document(msgspec.structs.replace(manifest, signature=None)))
 
 
 def decode(data: bytes, name: str) -> Manifest:
     """Read and validate a manifest; `name` is the object it came from, for messages.
 
-    Every name in it is checked, every size is non-negative, every content id is worked out again from the files.
+    Every name, size and order in it is checked, every content id is worked out again from the files, and it must stand
+    there byte for byte as `encode` writes it: no field that this version does not know, none twice.
 
     Raises:
         NewerFormatError: it says a format above 1.
@@ -225,6 +241,8 @@ def decode(data: bytes, name: str) -> Manifest:
         _validate(manifest)
     except FormatError as exc:
         raise ManifestError(f"{name}: {exc}") from exc
+    if encode(manifest) != data:
+        raise ManifestError(f"{name}: not written as canonical JSON, or with fields that format {FORMAT} does not have")
     return manifest
 
 
@@ -241,35 +259,65 @@ def _validate(manifest: Manifest) -> None:
         raise FormatError(f"kind {manifest.kind!r} does not exist")
     if not 1 <= len(manifest.key) <= 1024:
         raise FormatError(f"a key of {len(manifest.key)} characters")
+    check_text(manifest.key, "key")
     check_name(manifest.variant, "variant")
+    if not _TIME.fullmatch(manifest.created):
+        raise FormatError(f"created {manifest.created[:80]!r} is no time such as 2026-11-23T03:44:55Z")
+    if not 0 <= manifest.compile_seconds < math.inf:
+        raise FormatError(f"{manifest.compile_seconds} seconds of compilation cannot be")
     if manifest.pack is not None:
         _check_entry("pack", manifest.pack.size, manifest.pack.sha256)
-    _check_unique([(kernel.hash, kernel.device, kernel.content_id) for kernel in manifest.kernels], "kernel")
+    if manifest.value is not None:
+        _check_entry("value", manifest.value.size, manifest.value.sha256)
+    _check_order([_entry_order(kernel) for kernel in manifest.kernels], "kernel")
     for kernel in manifest.kernels:
         check_name(kernel.hash, "kernel hash")
+        check_name(kernel.name, "kernel name")
+        if kernel.device is not None and not 0 <= kernel.device <= MAX_DEVICE:
+            raise FormatError(f"kernel {kernel.hash}: device {kernel.device} is not 0 to {MAX_DEVICE}")
         _check_files(kernel.files)
         if not _ID.fullmatch(kernel.content_id):
             raise FormatError(f"kernel {kernel.hash}: content id {kernel.content_id[:80]!r}")
         if content_id((file.name, file.size, file.sha256) for file in kernel.files) != kernel.content_id:
             raise FormatError(f"kernel {kernel.hash}: its files are not those of content id {kernel.content_id}")
     _check_files(manifest.payloads)
+    if manifest.content_size > MAX_CONTENT_BYTES:
+        raise FormatError(f"a bundle of {manifest.content_size} bytes; {MAX_CONTENT_BYTES} are allowed")
+    if manifest.inline is not None:
+        stated = {payload.name: (payload.size, payload.sha256) for payload in manifest.payloads}
+        for name, text in manifest.inline.items():
+            if stated.get(name) != _measure(text):
+                raise FormatError(f"the payload {name[:80]!r} that stands inline is not the one that is listed")
+    signature = manifest.signature
+    if signature and not (_KEY_ID.fullmatch(signature.key_id) and _ED25519.fullmatch(signature.ed25519)):
+        raise FormatError("a signature that is not 16 hex digits and 64 bytes in base64")
+
+
+def _entry_order(kernel: KernelEntry) -> tuple[str, int, str]:
+    """The order of `Bundle.kernels`, see `kernel_order` there."""
+    return (kernel.hash, -1 if kernel.device is None else kernel.device, kernel.content_id)
+
+
+def _measure(text: str) -> tuple[int, str]:
+    data = text.encode()
+    return len(data), hashlib.sha256(data).hexdigest()
 
 
 def _check_files(files: tuple[FileEntry, ...]) -> None:
-    _check_unique([file.name for file in files], "file")
+    _check_order([file.name for file in files], "file")
     for file in files:
         check_name(file.name, "file name")
         _check_entry(file.name, file.size, file.sha256)
 
 
 def _check_entry(what: str, size: int, sha256: str) -> None:
-    if size < 0 or not _SHA256.fullmatch(sha256):
+    if not 0 <= size <= MAX_CONTENT_BYTES or not _SHA256.fullmatch(sha256):
         raise FormatError(f"{what}: size {size} or sha256 {sha256[:80]!r} cannot be")
 
 
-def _check_unique(values: list[Any], what: str) -> None:
-    if len(set(values)) != len(values):
-        raise FormatError(f"a {what} is listed twice")
+def _check_order(values: list[Any], what: str) -> None:
+    if any(after <= before for before, after in itertools.pairwise(values)):
+        raise FormatError(f"a {what} is listed twice, or not in order")
 
 
 def _kernel_entry(kernel: Kernel) -> KernelEntry:
@@ -284,6 +332,9 @@ def _kernel_entry(kernel: Kernel) -> KernelEntry:
 
 def _document(manifest: Manifest) -> dict[str, Any]:
     document: dict[str, Any] = msgspec.to_builtins(manifest)
+    for optional in ("value", "inline", "signature"):
+        if document[optional] is None:
+            del document[optional]
     return document
 
 

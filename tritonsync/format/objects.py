@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tritonsync.format.names import check_name, safe_key, workload_key
+from tritonsync.format.names import check_name, is_name, safe_key, workload_key
 
 __all__ = [
     "AUTOTUNE",
@@ -71,12 +71,12 @@ def key_prefix(kind: str, key: str) -> str:
 
 def kernel_prefix(kernel_hash: str, content_id: str) -> str:
     """Return the prefix of one kernel folder, with a slash at the end."""
-    return f"kernels/{check_name(kernel_hash, 'kernel hash')}/{content_id}/"
+    return f"kernels/{check_name(kernel_hash, 'kernel hash')}/{check_name(content_id, 'content id')}/"
 
 
 def parse_manifest_name(name: str) -> BundlePlace | None:
     """Return the place whose manifest this is, or None for any other object."""
     parts = name.split("/")
-    if len(parts) != 6 or parts[0] != "bundles" or parts[5] != "manifest.json":
+    if len(parts) != 6 or parts[0] != "bundles" or parts[5] != "manifest.json" or not all(map(is_name, parts)):
         return None
     return BundlePlace(kind=parts[1], key=parts[2], variant=parts[3], bundle_id=parts[4])

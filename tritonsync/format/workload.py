@@ -1,0 +1,60 @@
+"""The list of bundles that one run used, so that the next start can fetch them before they are asked for."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tritonsync.errors import FormatError
+from tritonsync.format.bundle import KINDS, Bundle, Payload
+from tritonsync.format.kernel import Kernel
+from tritonsync.format.manifest import Manifest
+from tritonsync.format.names import check_name, workload_key
+
+__all__ = ["LIST", "Workload", "WorkloadEntry", "bundle_of_workload", "workload_of_manifest"]
+
+#: The payload that holds the list; small, so it stands in the manifest.
+LIST = "workload.json"
+
+
+class WorkloadEntry(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """One bundle: its kind, its key (whole), and the variant that was used."""
+
+    kind: str
+    key: str
+    variant: str
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run used.
+
+    Attributes:
+        inductor_dir: the writer's Inductor folder, whose path its values hold.
+        entries: sorted.
+    """
+
+    inductor_dir: str
+    entries: tuple[WorkloadEntry, ...]
+
+
+def bundle_of_workload(name: str, workload: Workload, kernels: tuple[Kernel, ...] = ()) -> Bundle:
+    """Make the bundle of a workload, with the kernels that belong to no listed bundle."""
+    ordered = msgspec.structs.replace(workload, entries=tuple(sorted(set(workload.entries))))
+    payload = Payload(LIST, msgspec.json.encode(ordered))
+    return Bundle(kind="workload", key=workload_key(name), kernels=kernels, payloads=(payload,))
+
+
+def workload_of_manifest(manifest: Manifest) -> Workload:
+    """Read the list of a workload's bundle, which stands in its manifest.
+
+    Raises:
+        FormatError: it is not there, or is no such list.
+    """
+    try:
+        workload = msgspec.json.decode((manifest.inline or {}).get(LIST, ""), type=Workload)
+    except msgspec.MsgspecError as exc:
+        raise FormatError(f"workload {manifest.key}: {LIST} is not a list of bundles: {exc}") from exc
+    for entry in workload.entries:
+        if entry.kind not in KINDS:
+            raise FormatError(f"workload {manifest.key}: kind {entry.kind[:80]!r} does not exist")
+        check_name(entry.variant, "variant")
+    return workload
