@@ -1,0 +1,124 @@
+"""Autotune results: `<cache>/<aa>/<64 hex digits>.best_config`, and which of them belong to a graph.
+
+A result is a JSON object written by torch/_inductor/runtime/autotune_cache.py (2.11, 2.13, 2.15). Its name is a hash of
+the kernel's generated .py, a tag and the version of torch; `<aa>` is the folder of that .py, characters 1 and 2 of its
+name. In it, `triton_cache_hash` names the kernel that won, except where coordinate descent went on from there (null).
+`configs_hash` is torch's own check that the result fits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tritonsync.errors import FormatError
+from tritonsync.format.facts import ValueFacts
+from tritonsync.local.atomic import Written, disk_errors, read_file, write_hidden
+
+__all__ = ["AutotuneResult", "autotune_results", "find_autotune", "results_of", "write_autotune"]
+
+_FOLDER = re.compile(r"[a-z2-7]{2}")
+_NAME = re.compile(r"[0-9a-f]{64}\.best_config")
+
+
+@dataclasses.dataclass(frozen=True)
+class AutotuneResult:
+    """One `.best_config` file.
+
+    Attributes:
+        folder: the two characters of its folder.
+        name: its file name.
+        data: its bytes; not shown in the repr.
+    """
+
+    folder: str
+    name: str
+    data: bytes = dataclasses.field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not _FOLDER.fullmatch(self.folder) or not _NAME.fullmatch(self.name):
+            raise FormatError(f"{self.folder[:80]!r}/{self.name[:80]!r} is no place of an autotune result")
+
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The parsed result, or None where it is damaged."""
+        try:
+            config = json.loads(self.data)
+        except (ValueError, RecursionError):
+            return None
+        return config if isinstance(config, dict) else None
+
+    @property
+    def kernel_hash(self) -> str | None:
+        """The kernel that won, or None where the result does not name one."""
+        named = (self.config or {}).get("triton_cache_hash")
+        return named if isinstance(named, str) else None
+
+
+def autotune_results(inductor_dir: Path) -> tuple[AutotuneResult, ...]:
+    """Read all results in Inductor's cache folder; damaged ones are left out.
+
+    Raises:
+        LocalCacheError: a folder or file cannot be read.
+    """
+    found = []
+    with disk_errors("read the autotune results in", inductor_dir):
+        for folder in _names(inductor_dir, _FOLDER):
+            for name in _names(inductor_dir / folder, _NAME):
+                with contextlib.suppress(FileNotFoundError):
+                    data = read_file(os.path.join(inductor_dir, folder, name))
+                    found.append(AutotuneResult(folder, name, data))
+    return tuple(result for result in found if result.config is not None)
+
+
+def _names(directory: Path, pattern: re.Pattern[str]) -> list[str]:
+    try:
+        return sorted(filter(pattern.fullmatch, os.listdir(directory)))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def results_of(results: Iterable[AutotuneResult], facts: ValueFacts) -> tuple[AutotuneResult, ...]:
+    """Return those results that belong to a value.
+
+    They name one of its kernels, or lie in the folder of one of its kernel sources. The second is a little too much
+    where two sources share a folder; torch looks a result up by its full name, so that does no harm.
+    """
+    folders = {source[1:3] for source in facts.kernel_sources}
+    return tuple(result for result in results if result.kernel_hash in facts.kernel_hashes or result.folder in folders)
+
+
+def find_autotune(inductor_dir: Path, facts: ValueFacts) -> tuple[AutotuneResult, ...]:
+    """Return the results in Inductor's cache folder that belong to a value.
+
+    For many values, read the folder once with `autotune_results` and choose with `results_of`.
+
+    Raises:
+        LocalCacheError: a folder or file cannot be read.
+    """
+    return results_of(autotune_results(inductor_dir), facts)
+
+
+def write_autotune(inductor_dir: Path, result: AutotuneResult) -> Written:
+    """Write a result where torch looks for it; a readable one that is there stays.
+
+    Raises:
+        FormatError: the result is not a JSON object.
+        LocalCacheError: the file cannot be written.
+    """
+    if result.config is None:
+        raise FormatError(f"autotune result {result.folder}/{result.name} is not a JSON object")
+    path = inductor_dir / result.folder / result.name
+    with disk_errors("read", path):
+        try:
+            damaged = AutotuneResult(result.folder, result.name, read_file(os.fspath(path))).config is None
+        except FileNotFoundError:
+            damaged = False
+    return write_hidden(inductor_dir, path, result.data, replace=damaged)
