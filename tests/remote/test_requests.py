@@ -1,0 +1,149 @@
+"""What each verb costs, counted where it matters: in HTTP requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faultproxy import FaultProxy, answer
+from tests.servers import Place, Server, upload_to_gcs
+from tritonsync.format.objects import MARKER
+from tritonsync.remote.bucket import Bucket
+
+
+@pytest.fixture(params=["s3", "gs"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    scheme: str = request.param
+    return scheme
+
+
+@pytest.fixture
+def proxy(scheme: str, request: pytest.FixtureRequest) -> FaultProxy:
+    found: FaultProxy = request.getfixturevalue("s3_proxy" if scheme == "s3" else "gcs_proxy")
+    return found
+
+
+@pytest.fixture
+def place(scheme: str, proxy: FaultProxy, request: pytest.FixtureRequest) -> Place:
+    server: Server = request.getfixturevalue("moto_server" if scheme == "s3" else "fakegcs_server")
+    return server.place(endpoint=proxy.url)
+
+
+@pytest.fixture
+def bucket(place: Place) -> Iterator[Bucket]:
+    with Bucket(place.url, storage_options=place.options) as opened:
+        yield opened
+
+
+def test_a_get_is_one_request_even_the_first(bucket: Bucket, proxy: FaultProxy) -> None:
+    """No HEAD before it, no look-up of regions or bucket kinds, hit or miss."""
+    assert bucket.get("a/missing") is None
+    assert proxy.count() == bucket.stats.requests == 1
+    bucket.create("a/object", b"x" * 100_000)
+    proxy.clear()
+    assert bucket.get("a/object") is not None
+    assert proxy.seen() == proxy.seen()[:1]
+    assert proxy.count("GET", "a/object") == 1
+
+
+def test_a_create_is_one_request(bucket: Bucket, proxy: FaultProxy) -> None:
+    """Whether or not the object exists."""
+    assert bucket.create("a/object", b"x")
+    assert proxy.count() == bucket.stats.requests == 1
+    assert not bucket.create("a/object", b"x")
+    assert proxy.count() == bucket.stats.requests == 2
+
+
+def test_a_listing_miss_is_one_request_on_s3_and_two_on_gcs(bucket: Bucket, proxy: FaultProxy, scheme: str) -> None:
+    """The price of a key that nobody has compiled yet."""
+    assert bucket.list("bundles/fx_graph/key/") == {}
+    assert proxy.count() == bucket.stats.requests == (1 if scheme == "s3" else 2), proxy.seen()
+
+
+def test_a_listing_hit_is_one_request(bucket: Bucket, proxy: FaultProxy) -> None:
+    """At the URL itself and below it."""
+    bucket.create("a/b/object", b"x")
+    before = bucket.stats.requests
+    proxy.clear()
+    for prefix in ("a/b/", "a/", ""):
+        assert list(bucket.list(prefix)) == ["a/b/object"]
+    assert proxy.count() == bucket.stats.requests - before == 3, proxy.seen()
+
+
+@pytest.mark.parametrize("server", ["rclone_server", "fakegcs_server"])
+def test_a_listing_goes_on_after_a_page(server: str, request: pytest.FixtureRequest) -> None:
+    """More than a thousand objects are listed whole, a request for each page."""
+    running: Server = request.getfixturevalue(server)
+    names = [f"p/{number:04}" for number in range(1001)]
+    with FaultProxy(running.endpoint) as proxy:
+        place = running.place(endpoint=proxy.url, bucket="bucket" if running.folder else None)
+        if running.folder:
+            folder = running.folder / place.url.partition("://")[2] / "p"
+            folder.mkdir(parents=True)
+            for name in names:
+                (folder.parent / name).write_bytes(b"x")
+        else:
+            for name in names:
+                upload_to_gcs(place, name, b"x")
+        with Bucket(place.url, storage_options=place.options) as bucket:
+            proxy.clear()
+            assert sorted(bucket.list("p/")) == names
+            assert proxy.count() == bucket.stats.requests == 2, proxy.seen()
+
+
+def test_get_many_is_one_request_each(bucket: Bucket, proxy: FaultProxy) -> None:
+    """Missing ones too; a name asked for twice is asked once."""
+    for number in range(10):
+        bucket.create(f"a/{number}", b"x")
+    before = bucket.stats.requests
+    proxy.clear()
+    bucket.get_many([f"a/{number}" for number in range(20)] * 2)
+    assert proxy.count() == bucket.stats.requests - before == 20
+
+
+def test_get_many_asks_in_parallel(bucket: Bucket, proxy: FaultProxy) -> None:
+    """While no answer has come, the other requests are on their way; never more than 32 of them."""
+    for number in range(40):
+        bucket.create(f"a/{number:02}", b"x")
+    proxy.latency = 0.1
+    proxy.most_at_once = 0
+    bucket.get_many([f"a/{number:02}" for number in range(40)])
+    assert 16 <= proxy.most_at_once <= 32
+
+
+def test_a_delete_is_one_request(bucket: Bucket, proxy: FaultProxy) -> None:
+    """Also of what is not there."""
+    bucket.delete("a/missing")
+    assert proxy.count() == bucket.stats.requests == 1
+
+
+def test_a_probe_is_two_requests(bucket: Bucket, proxy: FaultProxy) -> None:
+    """One reads the marker, one tries to create it; the first time and later."""
+    for number in (2, 4):
+        assert bucket.probe() == "read-write"
+        assert proxy.count() == proxy.count(path=MARKER) + proxy.count("POST") == bucket.stats.requests == number
+
+
+@pytest.mark.parametrize("server", ["rclone_server", "fakegcs_server"])
+def test_connections_are_kept(server: str, request: pytest.FixtureRequest) -> None:
+    """Requests one after the other share a connection, hits and misses alike."""
+    running: Server = request.getfixturevalue(server)
+    with FaultProxy(running.endpoint) as proxy:
+        place = running.place(endpoint=proxy.url, bucket="bucket" if running.folder else None)
+        with Bucket(place.url, storage_options=place.options) as bucket:
+            for number in range(5):
+                bucket.create(f"a/{number}", b"x")
+                bucket.get(f"a/{number}")
+                bucket.get("missing")
+                bucket.list("a/")
+            assert proxy.count() == 20, proxy.seen()
+            # Not one: the next request may begin before aiohttp has taken back the connection of the last.
+            assert proxy.connections <= 4
+
+
+def test_a_failed_request_is_counted_with_its_repetition(bucket: Bucket, proxy: FaultProxy) -> None:
+    """The counter tells what was sent, not what was asked for."""
+    proxy.fail(answer(503), times=2, method="GET")
+    assert bucket.get("a") is None
+    assert proxy.count() == bucket.stats.requests == 3

@@ -1,0 +1,143 @@
+"""The verbs of a bucket as single attempts, in terms of fsspec: each returns, or raises whatever fsspec raises.
+
+Three kinds: an object store spoken to over fsspec's event loop, a folder, and any other filesystem.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tritonsync.remote.address import Address
+from tritonsync.remote.calls import on_loop, on_thread
+from tritonsync.remote.filesystem import build
+from tritonsync.remote.filesystem import close as close_filesystem
+from tritonsync.remote.localwrite import TEMPORARY, create_file
+from tritonsync.remote.patience import Patience
+
+__all__ = ["Backend", "connect", "modified"]
+
+#: What S3 and GCS put into one page of a listing, as s3fs and gcsfs ask for it.
+_PAGE = 1000
+
+
+class Backend:
+    """A filesystem that fsspec knows; nothing is assumed about it."""
+
+    def __init__(self, filesystem: Any, address: Address) -> None:  # noqa: ANN401
+        self._filesystem = filesystem
+        self._address = address
+        self._root = filesystem._strip_protocol(address.url).rstrip("/")  # noqa: SLF001 - fsspec's own idiom
+
+    def read(self, name: str, timeout: float) -> bytes:
+        """Return the object. FileNotFoundError: there is none, or no bucket."""
+        data: bytes = self._call("cat_file", self._path(name), timeout=timeout)
+        return data
+
+    def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:
+        """Write the object whole. FileExistsError: it is there, and `exclusive` was asked for."""
+        path = self._path(name)
+        self._call("makedirs", path.rpartition("/")[0], exist_ok=True, timeout=timeout)
+        self._call("pipe_file", path, data, mode="create" if exclusive else "overwrite", timeout=timeout)
+
+    def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
+        """Return fsspec's `info` of all objects whose name starts with `prefix`, by name relative to the URL."""
+        try:
+            found = self._call("find", self._path(prefix.rstrip("/")), detail=True, timeout=timeout)
+        except FileNotFoundError:
+            return {}
+        return self._relative(found)
+
+    def remove(self, name: str, timeout: float) -> None:
+        """Delete the object. FileNotFoundError: there is none (not every store says so)."""
+        self._call("rm_file", self._path(name), timeout=timeout)
+
+    def pages(self, count: int) -> int:
+        """Return how many requests a listing of so many objects takes."""
+        return max(1, -(-count // _PAGE))
+
+    def close(self) -> None:
+        """Give connections back."""
+        close_filesystem(self._filesystem)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    def _relative(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        start = len(self._root) + 1
+        return {path[start:]: info for path, info in found.items() if info.get("type", "file") == "file"}
+
+    def _call(self, verb: str, *args: Any, timeout: float, **kwargs: Any) -> Any:  # noqa: ANN401
+        filesystem = self._filesystem
+        if filesystem.async_impl:
+            # The coroutine itself, not fsspec's blocking twin of it: that one cannot be abandoned.
+            coroutine = getattr(filesystem, f"_{verb}")(*args, **kwargs)
+            return on_loop(filesystem.loop, coroutine, timeout)
+        return on_thread(functools.partial(getattr(filesystem, verb), *args, **kwargs), timeout)
+
+
+class ObjectStore(Backend):
+    """S3 and GCS: no folders, and listings filtered by the server."""
+
+    def __init__(self, filesystem: Any, address: Address) -> None:  # noqa: ANN401
+        super().__init__(filesystem, address)
+        self._upload: dict[str, Any] = {}
+        if address.is_s3:
+            # More than one part at a time makes `cat_file` ask for the size first (s3fs/core.py, `_cat_file`, 2026.9).
+            # Uploads keep the number that s3fs or the user chose.
+            self._upload = {"max_concurrency": filesystem.max_concurrency}
+            filesystem.max_concurrency = 1
+
+    def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:
+        mode = "create" if exclusive else "overwrite"
+        self._call("pipe_file", self._path(name), data, mode=mode, timeout=timeout, **self._upload)
+
+    def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
+        # Asked from the bucket's root with a prefix: one request on S3, two for an empty answer on GCS. A plain
+        # `find(folder)` that finds nothing also asks whether the folder is an object, and lists again.
+        whole = self._address.prefix + prefix
+        found = self._call("find", self._address.bucket, prefix=whole, detail=True, timeout=timeout)
+        return self._relative(found)
+
+    def pages(self, count: int) -> int:
+        return 2 if count == 0 and self._address.is_gcs else super().pages(count)
+
+
+class Folder(Backend):
+    """A folder of this host."""
+
+    def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:  # noqa: ARG002
+        on_thread(functools.partial(create_file, Path(self._path(name)), data), timeout)
+
+    def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
+        found = super().find(prefix, timeout)
+        return {name: info for name, info in found.items() if not name.rpartition("/")[2].startswith(TEMPORARY)}
+
+
+def connect(address: Address, options: Mapping[str, Any], patience: Patience) -> Backend:
+    """Build the filesystem of this address; it may block."""
+    kind: Callable[[Any, Address], Backend] = Backend
+    if address.is_s3 or address.is_gcs:
+        kind = ObjectStore
+    elif address.is_folder:
+        kind = Folder
+    return kind(build(address, options, patience), address)
+
+
+def modified(info: Mapping[str, Any]) -> float | None:
+    """Return when an object was last written, in seconds since 1970, from whatever its filesystem calls it."""
+    for field in ("LastModified", "last_modified", "mtime", "updated", "modified", "created"):
+        value = info.get(field)
+        if isinstance(value, str):
+            try:
+                value = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+            except ValueError:
+                continue
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None

@@ -1,0 +1,312 @@
+"""The bucket: six verbs over whatever fsspec can open.
+
+A miss is a value, not an error. Every verb ends within its deadline, is repeated where that may help, and raises
+nothing but the errors below; foreign ones are their causes.
+
+::
+
+    get(name)                   bytes, or None for a missing object
+    get_many(names)             the same in parallel; errors are values there
+    create(name, data)          True: created, False: exists already
+    list(prefix)                all objects below a prefix
+    delete(name)
+    probe()                     "read-write" or "read-only"; creates the bucket's marker
+
+    AccessDeniedError           403, 401, no credentials                      never repeated
+    BucketNotFoundError         there is no such bucket                       never repeated
+    RemoteTimeoutError          no answer in time                             repeated
+    RemoteError                 5xx, 429, 409, lost connections: repeated;    other answers: not
+    RemoteOffError              not asked: no time left, or too many calls failed in a row
+    SettingsError, MissingExtraError, HostileNameError                        what was asked cannot work
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, Literal, TypeVar
+
+from tritonsync.errors import (
+    AccessDeniedError,
+    HostileNameError,
+    RemoteError,
+    RemoteOffError,
+    TritonSyncError,
+)
+from tritonsync.format.objects import MARKER, MARKER_CONTENT
+from tritonsync.remote.address import parse_url
+from tritonsync.remote.backend import Backend, connect, modified
+from tritonsync.remote.calls import in_parallel, start_thread
+from tritonsync.remote.deadline import Deadline
+from tritonsync.remote.filesystem import MAX_CONNECTIONS
+from tritonsync.remote.forking import forget_after_fork
+from tritonsync.remote.marker import check_marker
+from tritonsync.remote.patience import Breaker, Patience
+from tritonsync.remote.stats import BucketStats, Counter
+from tritonsync.remote.translate import Failure, exists_already, is_missing, refuses_conditions, translated
+
+__all__ = ["Access", "Bucket", "BucketStats", "ObjectInfo"]
+
+logger = logging.getLogger(__name__)
+
+Access = Literal["read-write", "read-only"]
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectInfo:
+    """What a listing says about an object: its size in bytes, and when it was written (seconds since 1970) if known."""
+
+    size: int
+    modified: float | None
+
+
+class Bucket:
+    """The objects below one URL.
+
+    Nothing is opened before the first verb. Safe to use from many threads, and in forked children: each process
+    builds its own filesystem. `timeout` is the number of seconds that a verb may take with all its repetitions; None
+    stands for `patience.deadline`. With no time left (`timeout=budget.left` of a spent budget) a verb raises
+    RemoteOffError and asks nobody.
+
+    Args:
+        url: `s3://bucket/prefix`, `gs://bucket/prefix`, a folder, or any URL that fsspec knows and can write.
+        storage_options: passed to the fsspec filesystem; they win over our own timeouts.
+        patience: how long and how often to try.
+
+    Raises:
+        SettingsError: the URL cannot be used.
+    """
+
+    def __init__(
+        self, url: str, *, storage_options: Mapping[str, Any] | None = None, patience: Patience | None = None
+    ) -> None:
+        self._address = parse_url(url)
+        self._options = dict(storage_options or {})
+        self._patience = patience or Patience()
+        self._breaker = Breaker(self._patience.breaker_failures, self._patience.breaker_pause)
+        self._counter = Counter()
+        # By process id. A parent's entry stays in a forked child: collecting it there would close the parent's
+        # connections through an event loop that does not run.
+        self._backends: dict[int, Future[Backend]] = {}
+        self._conditions = True
+        self.after_fork()
+        forget_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Forget what other threads of the parent were doing."""
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Bucket({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """The URL in one spelling, without a slash at the end."""
+        return self._address.url
+
+    @property
+    def stats(self) -> BucketStats:
+        """What this process has asked for so far."""
+        return self._counter.now
+
+    def get(self, name: str, *, timeout: float | None = None) -> bytes | None:
+        """Return the object's bytes, None if there is none. One request.
+
+        On GCS and on plain filesystems a missing bucket looks like a missing object here; `list` and `probe` tell.
+        """
+
+        def attempt(backend: Backend, left: float) -> bytes | None:
+            try:
+                return backend.read(name, left)
+            except FileNotFoundError as exc:
+                if is_missing(exc, self._address):
+                    return None
+                raise
+
+        data = self._try("read", self._address.check(name), attempt, timeout)
+        if data is not None:
+            self._counter.add(bytes_down=len(data))
+        return data
+
+    def get_many(self, names: Iterable[str], *, timeout: float | None = None) -> dict[str, bytes | RemoteError | None]:
+        """Return several objects, fetched in parallel: bytes, None for a missing one, the error for a failed one.
+
+        `timeout` is for all of them together; what is not begun by then is a RemoteOffError.
+        """
+        deadline = Deadline(timeout)
+
+        def one(name: str) -> bytes | RemoteError | None:
+            try:
+                return self.get(name, timeout=deadline.left)
+            except RemoteError as exc:
+                return exc
+
+        return in_parallel(one, [self._address.check(name) for name in names], MAX_CONNECTIONS)
+
+    def create(self, name: str, data: bytes, *, timeout: float | None = None) -> bool:
+        """Write the object if it does not exist yet; return whether this call created it. One request.
+
+        Never leaves half an object. A server that ignores the condition (rclone's) overwrites: True. So does one that
+        refuses it (501): it is asked to write without. When an answer is lost and the repetition finds the object of
+        the first attempt, the result is False.
+        """
+
+        def attempt(backend: Backend, left: float) -> bool:
+            try:
+                backend.create(name, data, left, exclusive=self._conditions)
+            except Exception as exc:
+                if exists_already(exc):
+                    return False
+                if self._conditions and refuses_conditions(exc):
+                    logger.debug("%s does not know create-only writes; writing without", self.url)
+                    self._conditions = False
+                    self._counter.add(requests=1)
+                    return attempt(backend, left)
+                raise
+            return True
+
+        seconds = self._patience.seconds(timeout, upload=len(data))
+        created = self._try("create", self._address.check(name), attempt, seconds)
+        if created:
+            self._counter.add(bytes_up=len(data), objects_created=1)
+        return created
+
+    def list(self, prefix: str = "", *, timeout: float | None = None) -> dict[str, ObjectInfo]:
+        """Return all objects below `prefix` (empty, or with a slash at its end), by their name below the URL.
+
+        A request for 1,000 objects; one for an empty answer, two on GCS. Objects whose names no tritonsync would
+        write are left out.
+        """
+
+        def attempt(backend: Backend, left: float) -> dict[str, Mapping[str, Any]]:
+            found = backend.find(prefix, left)
+            self._counter.add(requests=backend.pages(len(found)) - 1)
+            return found
+
+        self._address.check_prefix(prefix)
+        found = self._try("list", prefix, attempt, timeout)
+        objects = {}
+        for name, info in found.items():
+            try:
+                self._address.check(name)
+            except HostileNameError:
+                logger.debug("%s holds an object that is none of ours: %r", self.url, name[:200])
+                continue
+            objects[name] = ObjectInfo(size=int(info.get("size") or 0), modified=modified(info))
+        return objects
+
+    def delete(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete the object; it is no error if there is none. One request."""
+
+        def attempt(backend: Backend, left: float) -> None:
+            try:
+                backend.remove(name, left)
+            except FileNotFoundError as exc:
+                if not is_missing(exc, self._address):
+                    raise
+
+        self._try("delete", self._address.check(name), attempt, timeout)
+
+    def probe(self, *, write: bool = True, timeout: float | None = None) -> Access:
+        """Find out whether this identity may read and write here, and that the bucket's format is known. Two requests.
+
+        Writes the marker `tritonsync.json` if it is not there. A refused write is no error but "read-only"; that the
+        marker exists already (412) is only told to those who may write.
+
+        Args:
+            write: False: write nothing, and answer "read-only" if the bucket can be read.
+            timeout: seconds for all requests together.
+
+        Raises:
+            AccessDeniedError: it may not even be read.
+            BucketNotFoundError: there is no such bucket.
+            NewerFormatError: a newer tritonsync wrote it.
+            FormatError: the marker is none.
+        """
+        deadline = Deadline(timeout)
+        denied: AccessDeniedError | None = None
+        try:
+            # First, so that a server that ignores conditions never loses the marker of a newer format.
+            check_marker(self.get(MARKER, timeout=deadline.left), self._address.show(MARKER))
+            if not write:
+                # On GCS a listing is what tells a missing bucket from a missing object.
+                self.list(f"{MARKER}/", timeout=deadline.left)
+                return "read-only"
+        except AccessDeniedError as exc:
+            if not write:
+                raise
+            # Without s3:ListBucket this is what S3 says of a marker that is not there yet.
+            denied = exc
+        try:
+            created = self.create(MARKER, MARKER_CONTENT, timeout=deadline.left)
+        except AccessDeniedError as exc:
+            if denied is not None:
+                raise denied from exc
+            return "read-only"
+        if denied is not None:
+            if not created:
+                raise denied
+            check_marker(self.get(MARKER, timeout=deadline.left), self._address.show(MARKER))
+        return "read-write"
+
+    def close(self) -> None:
+        """Close this process's connections. The bucket can be used again: it opens new ones."""
+        building = self._backends.pop(os.getpid(), None)
+        if building is not None and building.done() and building.exception() is None:
+            building.result().close()
+
+    def __enter__(self) -> Bucket:  # noqa: PYI034 - typing.Self came with Python 3.11
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def _try(self, verb: str, name: str, attempt: Callable[[Backend, float], T], timeout: float | None) -> T:
+        """Make a call with all its repetitions, unless the breaker is open or there is no time."""
+        seconds = self._patience.seconds(timeout)
+        what = self._address.show(name)
+        if seconds <= 0:
+            raise RemoteOffError(f"{what} was not asked for: there is no time left to wait for the bucket")
+        self._breaker.admit(what)
+        healthy = False
+
+        def call(left: float) -> T:
+            end = time.monotonic() + left
+            with translated(self._address, verb, name, seconds):
+                backend = self._backend().result(left)
+                self._counter.add(requests=1)
+                return attempt(backend, max(end - time.monotonic(), 0.0))
+
+        try:
+            result = self._patience.repeat(call, seconds, _is_passing)
+            healthy = True
+        except Failure as failure:
+            healthy = not failure.passing
+            raise failure.error from failure.__cause__
+        except TritonSyncError:
+            # Settings: nothing was asked.
+            healthy = True
+            raise
+        finally:
+            self._breaker.record(healthy=healthy)
+        return result
+
+    def _backend(self) -> Future[Backend]:
+        """Return this process's backend, being built on a thread: asking for credentials may block."""
+        pid = os.getpid()
+        with self._lock:
+            building = self._backends.get(pid)
+            if building is None or (building.done() and building.exception() is not None):
+                building = start_thread(lambda: connect(self._address, self._options, self._patience))
+                self._backends[pid] = building
+        return building
+
+
+def _is_passing(exc: BaseException) -> bool:
+    return isinstance(exc, Failure) and exc.passing
