@@ -1,0 +1,165 @@
+"""A whole cache folder through a bucket and back, at another path."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.raw import RawBucket
+from tritonsync.caches import LocalCaches
+from tritonsync.errors import TritonSyncError
+from tritonsync.pull import Pulled, pull
+from tritonsync.push import Pushed, push
+
+
+def push_folder(raw: RawBucket, folder: Path, workload: str = "w") -> Pushed:
+    return push(raw.store(), LocalCaches.at(folder), folder / "triton", workload)
+
+
+def pull_folder(raw: RawBucket, folder: Path, workload: str = "w") -> Pulled:
+    return pull(raw.store(), LocalCaches.at(folder), workload)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Read everything that a start from this folder uses; generated sources are in the values."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for pattern in ("triton/*/*/*", "fxgraph/**/*", "aotautograd/**/*", "*/*.best_config")
+        for path in folder.glob(pattern)
+        if path.is_file()
+    }
+
+
+def baked_path(folder: Path) -> bytes:
+    """Return the path that the cache had when Triton wrote it."""
+    group = next(folder.glob("triton/*/*/__grp__*.json"))
+    return group.read_bytes().partition(b": {")[2].split(b'"')[3].partition(b"/triton/")[0]
+
+
+def assert_same(copy: Path, original: Path) -> None:
+    """Every file equals the original, once the path inside `.json` files is the new one."""
+    old, new = baked_path(original), str(copy).encode()
+    expected = {
+        name: data.replace(old + b"/triton/", new + b"/triton/") if name.endswith(".json") else data
+        for name, data in files(original).items()
+    }
+    found = files(copy)
+    assert found.keys() == expected.keys()
+    assert [name for name, data in expected.items() if found[name] != data] == []
+
+
+def test_a_cache_arrives_whole_at_another_path(raw: RawBucket, real_cache: Path, tmp_path: Path) -> None:
+    """Kernels are equal up to their path, values and autotune results byte for byte, in fewer than 40 requests."""
+    pushed = push_folder(raw, real_cache)
+    pulled = pull_folder(raw, tmp_path)
+    assert_same(tmp_path, real_cache)
+    assert pushed.kernels == pushed.kernels_new == pulled.kernels == pulled.kernels_emitted
+    assert pulled.requests < 40
+    assert (pulled.missing, pulled.conflicts) == ((), 0)
+
+
+def test_a_second_push_creates_nothing(raw: RawBucket, real_cache: Path) -> None:
+    """The bucket is as it was, object for object."""
+    push_folder(raw, real_cache)
+    before = raw.names()
+    again = push_folder(raw, real_cache)
+    assert (again.objects_created, again.bytes_uploaded, again.kernels_new, again.bundles_new) == (0, 0, 0, 0)
+    assert raw.names() == before
+
+
+def test_half_of_the_kernels_add_no_kernel_object(raw: RawBucket, real_cache: Path, tmp_path: Path) -> None:
+    """A model upgrade that keeps half of its kernels uploads no kernel twice."""
+    push_folder(raw, real_cache)
+    before = raw.names("^kernels/")
+    folders = sorted(path for path in (real_cache / "triton").glob("*/*") if path.is_dir())
+    for folder in folders[::2]:
+        shutil.copytree(folder, tmp_path / folder.relative_to(real_cache))
+    half = push_folder(raw, tmp_path, "half")
+    assert (half.kernels, half.kernels_new) == (len(folders[::2]), 0)
+    assert raw.names("^kernels/") == before
+
+
+def test_without_any_pack_everything_is_loaded_from_single_objects(
+    raw: RawBucket, real_cache: Path, tmp_path: Path
+) -> None:
+    """Packs are the fast way, not the only one."""
+    push_folder(raw, real_cache)
+    for name in raw.names(r"pack\.tar\.zst$"):
+        raw.delete(name)
+    pull_folder(raw, tmp_path)
+    assert_same(tmp_path, real_cache)
+
+
+def test_a_push_mends_what_lost_its_packs(raw: RawBucket, real_cache: Path, tmp_path: Path) -> None:
+    """The next push writes the packs again, and then single objects are not needed any more."""
+    push_folder(raw, real_cache)
+    packs = raw.names(r"pack\.tar\.zst$")
+    for name in packs:
+        raw.delete(name)
+    push_folder(raw, real_cache)
+    assert raw.names(r"pack\.tar\.zst$") == packs
+    for name in raw.names("^kernels/|/payloads/"):
+        raw.delete(name)
+    pull_folder(raw, tmp_path)
+    assert_same(tmp_path, real_cache)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_a_push_mends_what_was_damaged(raw: RawBucket, real_cache: Path, tmp_path: Path, damage: str) -> None:
+    """After any damage to packs and manifests, the next push makes the workload loadable from packs alone."""
+    push_folder(raw, real_cache)
+    for number, name in enumerate(raw.names(r"pack\.tar\.zst$|manifest\.json$")):
+        if number % 2:
+            raw.damage(name, damage)
+    push_folder(raw, real_cache)
+    for name in raw.names("^kernels/|/payloads/"):
+        raw.delete(name)
+    pull_folder(raw, tmp_path)
+    assert_same(tmp_path, real_cache)
+
+
+def test_a_second_pull_fetches_no_pack(raw: RawBucket, real_cache: Path, tmp_path: Path) -> None:
+    """What is here already costs its manifests."""
+    push_folder(raw, real_cache)
+    first = pull_folder(raw, tmp_path)
+    again = pull_folder(raw, tmp_path)
+    assert (again.kernels_emitted, again.kernels_present) == (0, first.kernels)
+    assert again.bytes_downloaded <= sum(len(raw.read(name)) for name in raw.names(r"manifest\.json$"))
+
+
+def test_a_pull_completes_a_folder_that_lost_something(raw: RawBucket, real_cache: Path, tmp_path: Path) -> None:
+    """Kernels and values that were deleted come back."""
+    push_folder(raw, real_cache)
+    pull_folder(raw, tmp_path)
+    kernel = next(path for path in (tmp_path / "triton").glob("*/*") if list(path.glob("__grp__*")))
+    shutil.rmtree(kernel)
+    shutil.rmtree(tmp_path / "aotautograd")
+    assert pull_folder(raw, tmp_path).kernels_emitted == 1
+    assert_same(tmp_path, real_cache)
+
+
+def test_a_build_of_another_writer_is_left_alone_and_its_graph_is_not_used(
+    raw: RawBucket, real_cache: Path, tmp_path: Path
+) -> None:
+    """A kernel folder with other launch facts stays as it is; the graph that needs ours is a miss on this host."""
+    push_folder(raw, real_cache)
+    folder = next(path for path in sorted((real_cache / "triton").glob("*/*")) if list(path.glob("__grp__*")))
+    other = tmp_path / folder.relative_to(real_cache)
+    shutil.copytree(folder, other)
+    for path in other.glob("*.json"):
+        text = path.read_text().replace('"num_warps": ', '"num_warps": 1')
+        path.write_text(text.replace(str(baked_path(real_cache), "utf-8"), str(tmp_path)))
+    before = {path.name: path.read_bytes() for path in other.iterdir()}
+    pulled = pull_folder(raw, tmp_path)
+    assert pulled.conflicts == 1
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == before
+    values = {path.name for path in (real_cache / "fxgraph").rglob("*") if path.is_file()}
+    assert len(values - {path.name for path in tmp_path.rglob("fxgraph/*/*/*")}) == 1
+
+
+def test_a_workload_that_is_not_there_is_an_error_that_names_it(raw: RawBucket, tmp_path: Path) -> None:
+    """Nothing is written, and the message says what to do."""
+    with pytest.raises(TritonSyncError, match=r"no workload named 'nothing'.*push it first"):
+        pull_folder(raw, tmp_path, "nothing")

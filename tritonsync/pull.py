@@ -1,0 +1,178 @@
+"""A workload from the bucket into a whole cache folder: what `tritonsync pull` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+from tritonsync.caches import LocalCaches
+from tritonsync.errors import FormatError, TritonSyncError
+from tritonsync.format.bundle import CHANGING
+from tritonsync.format.manifest import Manifest
+from tritonsync.format.names import workload_key
+from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
+from tritonsync.local.lock import host_lock
+from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
+from tritonsync.parallel import Progress, in_parallel
+from tritonsync.restore import restore
+from tritonsync.settings import Files
+from tritonsync.store import Loaded, Store
+
+__all__ = ["Pulled", "pull"]
+
+log = logging.getLogger(__name__)
+
+#: Seconds to wait for another process of this host that fetches the same bundle, before fetching it too.
+LOCK_S = 120.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pulled:
+    """What a pull did.
+
+    Attributes:
+        kernels: kernels of the workload.
+        kernels_emitted: of those, written or repaired.
+        kernels_present: of those, there before.
+        conflicts: of those, left alone because another writer's build is there, or is being made.
+        bundles: bundles of the workload that are here now.
+        missing: keys of those that could not be had.
+        bytes_downloaded: from the bucket.
+        requests: to the bucket.
+        written_at: the writer's Inductor folder.
+    """
+
+    kernels: int
+    kernels_emitted: int
+    kernels_present: int
+    conflicts: int
+    bundles: int
+    missing: tuple[str, ...]
+    bytes_downloaded: int
+    requests: int
+    written_at: str
+
+
+def pull(
+    store: Store,
+    caches: LocalCaches,
+    workload: str,
+    *,
+    files: Files = "all",
+    timeout: float | None = None,
+    progress: Progress | None = None,
+) -> Pulled:
+    """Fetch everything a workload lists into the local caches; what is there already is not fetched.
+
+    Args:
+        store: where from.
+        caches: where to.
+        workload: its name.
+        files: which files of a kernel folder to write.
+        timeout: seconds for each bundle.
+        progress: called with (done, all) bundles.
+
+    Raises:
+        TritonSyncError: there is no workload of that name.
+        RemoteError: the bucket could not be asked.
+        LocalCacheError: a folder cannot be written.
+    """
+    before = store.bucket.stats
+    pulling = _Pull(store, caches, files, timeout)
+    manifest = pulling.workload(workload)
+    listed = workload_of_manifest(manifest)
+    missing = [entry for entry in in_parallel(pulling.entry, listed.entries, progress) if entry is not None]
+    after = store.bucket.stats
+    return Pulled(
+        kernels=pulling.emitted + pulling.present + pulling.conflicts,
+        kernels_emitted=pulling.emitted,
+        kernels_present=pulling.present,
+        conflicts=pulling.conflicts,
+        bundles=1 + len(listed.entries) - len(missing),
+        missing=tuple(sorted(f"{entry.kind}/{entry.key}" for entry in missing)),
+        bytes_downloaded=after.bytes_down - before.bytes_down,
+        requests=after.requests - before.requests,
+        written_at=listed.inductor_dir,
+    )
+
+
+class _Pull:
+    """One pull: what its bundles share, and what is counted."""
+
+    def __init__(self, store: Store, caches: LocalCaches, files: Files, timeout: float | None) -> None:
+        self.store, self.caches, self.files, self.timeout = store, caches, files, timeout
+        self.emitted = self.present = self.conflicts = 0
+        self._lock = threading.Lock()
+
+    def workload(self, name: str) -> Manifest:
+        """Restore the kernels of a workload's own bundle and return its manifest; the newest one that loads counts."""
+        with self._host_lock("workload", name):
+            for newest in (1, 8):
+                found = self.store.load(
+                    "workload", workload_key(name), newest=newest, have=self.have, timeout=self.timeout
+                )
+                for loaded in found.bundles:
+                    if self._restore(loaded):
+                        return loaded.manifest
+                for manifest in found.present[:1]:
+                    self._count_present(manifest)
+                    return manifest
+        raise TritonSyncError(
+            f"{self.store.bucket.url} holds no workload named {name!r} that can be loaded; push it first"
+        )
+
+    def entry(self, entry: WorkloadEntry) -> WorkloadEntry | None:
+        """Restore one bundle; return the entry if it could not be had."""
+        changing = entry.kind in CHANGING
+        with self._host_lock(entry.kind, f"{entry.key}/{entry.variant}"):
+            # Whoever finds something of this key here asks the manifest first: another process of this host may have
+            # fetched it just now. On an empty host manifest and pack come together.
+            found = self.store.load(
+                entry.kind,
+                entry.key,
+                variants=None if changing else (entry.variant,),
+                newest=1,
+                have=self.have if self._seen(entry) else None,
+                timeout=self.timeout,
+            )
+            for manifest in found.present:
+                self._count_present(manifest)
+            restored = [self._restore(loaded, found.autotune) for loaded in found.bundles]
+        return None if found.present or any(restored) else entry
+
+    def _restore(self, loaded: Loaded, autotune: Mapping[str, bytes] | None = None) -> bool:
+        """Restore one bundle; one that keeps the format and makes no sense is a miss."""
+        try:
+            restored = restore(loaded.bundle, self.caches, autotune=autotune, files=self.files)
+        except FormatError as exc:
+            log.warning("%s is left out: %s", loaded.place.prefix, exc)
+            return False
+        with self._lock:
+            self.emitted += restored.emitted
+            self.present += restored.present
+            self.conflicts += len(restored.conflicts)
+        return True
+
+    def _seen(self, entry: WorkloadEntry) -> bool:
+        """Whether anything of this key is in the local caches."""
+        if entry.kind == "triton":
+            return is_kernel_here(self.caches.loose_kernels(None) / entry.key)
+        return is_key_here(self.caches.inductor, entry.kind, entry.key)
+
+    def have(self, manifest: Manifest) -> bool:
+        """Whether all that a bundle holds is in the local caches."""
+        value = manifest.value
+        if value is not None and not is_value_here(self.caches.inductor, manifest.kind, manifest.key, value):
+            return False
+        return all(is_kernel_here(self.caches.folder_of(k, manifest.kind) / k.hash) for k in manifest.kernels)
+
+    def _host_lock(self, kind: str, key: str) -> AbstractContextManager[bool]:
+        wait = LOCK_S if self.timeout is None else self.timeout
+        return host_lock(self.caches.inductor, f"{kind}/{key}", timeout=wait)
+
+    def _count_present(self, manifest: Manifest) -> None:
+        with self._lock:
+            self.present += len(manifest.kernels)

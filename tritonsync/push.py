@@ -1,0 +1,141 @@
+"""A whole cache folder to the bucket: what `tritonsync push` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from tritonsync.autotune import payloads_of_results
+from tritonsync.caches import LocalCaches
+from tritonsync.errors import FormatError, LocalCacheError
+from tritonsync.format.bundle import CHANGING, GRAPHS, Bundle
+from tritonsync.format.kernel import Kernel
+from tritonsync.format.value import bundle_of_value, facts_of_value
+from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
+from tritonsync.gather import gather
+from tritonsync.local import inductordir, tritondir
+from tritonsync.local.autotune import autotune_results, results_of
+from tritonsync.local.inductordir import LocalValue
+from tritonsync.parallel import Progress, in_parallel
+from tritonsync.store import Store
+
+__all__ = ["Pushed", "push"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pushed:
+    """What a push did; `kernels` and `bundles` count what the folder holds, the `_new` ones what the bucket lacked."""
+
+    kernels: int
+    kernels_new: int
+    bundles: int
+    bundles_new: int
+    objects_created: int
+    bytes_uploaded: int
+    requests: int
+
+
+def push(
+    store: Store,
+    caches: LocalCaches,
+    triton_dir: Path,
+    workload: str,
+    *,
+    timeout: float | None = None,
+    progress: Progress | None = None,
+) -> Pushed:
+    """Publish every value and kernel of the local caches, and a workload that lists them.
+
+    When it returns, all of it is in the bucket: packs, manifests, payload objects and kernel folders.
+
+    Args:
+        store: where to.
+        caches: where from.
+        triton_dir: the folder that holds kernel folders, or one folder a device with kernel folders.
+        workload: its name.
+        timeout: seconds for each bundle.
+        progress: called with (done, all) bundles.
+
+    Raises:
+        RemoteError: the bucket could not be asked, or refused a write.
+        LocalCacheError: a folder cannot be read.
+    """
+    before = store.bucket.stats
+    pushing = _Push(store, caches, timeout)
+    values = list(inductordir.values(caches.inductor))
+    results = [result for result in in_parallel(pushing.value, values, progress) if result is not None]
+    entries = tuple(entry for entry, _ in results)
+    covered = {
+        (kernel.hash, device) for _, kernels in results for kernel in kernels for device in (kernel.device, None)
+    }
+    rest = tuple(_loose_kernels(triton_dir, covered))
+    listed = Workload(inductor_dir=str(caches.inductor), entries=entries)
+    pushing.publish(bundle_of_workload(workload, listed, rest), inline=(LIST,))
+    after = store.bucket.stats
+    return Pushed(
+        kernels=len({(kernel.hash, kernel.device) for _, kernels in results for kernel in kernels}) + len(rest),
+        kernels_new=pushing.kernels_new,
+        bundles=len(results) + 1,
+        bundles_new=pushing.bundles_new,
+        objects_created=after.objects_created - before.objects_created,
+        bytes_uploaded=after.bytes_up - before.bytes_up,
+        requests=after.requests - before.requests,
+    )
+
+
+class _Push:
+    """One push: what its bundles share, and what is counted."""
+
+    def __init__(self, store: Store, caches: LocalCaches, timeout: float | None) -> None:
+        self.store, self.caches, self.timeout = store, caches, timeout
+        self.autotune = autotune_results(caches.inductor)
+        self.kernels_new = 0
+        self.bundles_new = 0
+        self._lock = threading.Lock()
+
+    def value(self, value: LocalValue) -> tuple[WorkloadEntry, tuple[Kernel, ...]] | None:
+        """Publish one value, and the autotune results that belong to it; None if it is gone meanwhile."""
+        data = inductordir.read_value(value)
+        if data is None:
+            return None
+        if value.kind not in GRAPHS:
+            bundle = bundle_of_value(value.kind, value.key, data)
+            return self.publish(bundle), bundle.kernels
+        facts = facts_of_value(data)
+        bundle = gather(value.kind, value.key, data, facts, self.caches, cpu=self.store.cpu)
+        entry = self.publish(bundle)
+        results = payloads_of_results(results_of(self.autotune, facts))
+        if results:
+            self.store.publish_autotune(value.kind, value.key, results, timeout=self.timeout)
+        return entry, bundle.kernels
+
+    def publish(self, bundle: Bundle, *, inline: Collection[str] = ()) -> WorkloadEntry:
+        """Publish one bundle in full."""
+        if bundle.kind in CHANGING:
+            published = self.store.publish_newest(bundle, reread=True, inline=inline, timeout=self.timeout)
+        else:
+            published = self.store.publish(bundle, reread=True, inline=inline, timeout=self.timeout)
+        kernels = self.store.complete(published, timeout=self.timeout)
+        with self._lock:
+            self.kernels_new += kernels
+            self.bundles_new += published.created
+        return WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
+
+
+def _loose_kernels(triton_dir: Path, covered: Collection[tuple[str, int | None]]) -> Iterator[Kernel]:
+    """Collect the finished kernels that no value holds; one that cannot be read is left out whole."""
+    for folder in tritondir.scan(triton_dir):
+        if (folder.hash, folder.device) in covered:
+            continue
+        try:
+            kernel = tritondir.collect(folder.path, folder.device)
+        except (LocalCacheError, FormatError) as exc:
+            log.warning("kernel %s is left out: %s", folder.hash, exc)
+            continue
+        if kernel is not None:
+            yield kernel

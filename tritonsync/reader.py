@@ -1,0 +1,239 @@
+"""Bundles out of a bucket.
+
+A load costs one listing, then manifest and pack together. The reader composes the format and the bucket and knows no
+cache of this host.
+
+What is damaged, signed by a stranger or of a newer format is never an exception here: it is a miss with one warning
+that names the object, and `Found.unusable` says which variants a writer should publish anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from tritonsync.errors import FormatError, PackError, RemoteError
+from tritonsync.format import manifest as manifests
+from tritonsync.format import pack as packs
+from tritonsync.format.bundle import Bundle
+from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
+from tritonsync.format.objects import AUTOTUNE, BundlePlace, key_prefix, parse_manifest_name
+from tritonsync.format.signing import TrustPolicy
+from tritonsync.remote.bucket import Bucket, ObjectInfo
+from tritonsync.remote.deadline import Deadline
+
+__all__ = ["Found", "Loaded", "Reader"]
+
+log = logging.getLogger(__name__)
+
+#: Variants of one key that a load looks at, newest first.
+MAX_VARIANTS = 8
+#: Bundles of one variant that are looked at, newest first: generations, and the few duplicates of writers that raced.
+MAX_RIVALS = 8
+#: A pack above this many bytes is fetched only once its manifest has promised the size.
+MAX_UNPROMISED_PACK = 256 * 1024 * 1024
+
+Listing = Mapping[str, ObjectInfo]
+Fetched = Mapping[str, "bytes | RemoteError | None"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A bundle, checked in full, and where it lay."""
+
+    bundle: Bundle
+    manifest: Manifest
+    place: BundlePlace
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What the bucket holds for one key.
+
+    Attributes:
+        bundles: the best bundle of each variant that could be loaded, newest first.
+        present: manifests of those that were not fetched, because `have` knew them.
+        autotune: names and contents of the autotune results under the key.
+        unusable: for variants that could not be loaded, the highest generation tried.
+    """
+
+    bundles: tuple[Loaded, ...] = ()
+    present: tuple[Manifest, ...] = ()
+    autotune: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    unusable: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Reader:
+    """Loads bundles.
+
+    Args:
+        bucket: where they are.
+        trust: which signatures are asked for; everything is trusted by default.
+        cpu: `machine:isa` of this host; a bundle that requires another one is not offered. None: this host takes none
+            that requires any.
+    """
+
+    def __init__(self, bucket: Bucket, *, trust: TrustPolicy | None = None, cpu: str | None = None) -> None:
+        self.bucket = bucket
+        self.trust = trust or TrustPolicy()
+        self.cpu = cpu
+
+    def load(
+        self,
+        kind: str,
+        key: str,
+        *,
+        variants: Collection[str] | None = None,
+        newest: int = MAX_VARIANTS,
+        have: Callable[[Manifest], bool] | None = None,
+        timeout: float | None = None,
+    ) -> Found:
+        """Fetch the best bundle of each variant of a key, and the autotune results that lie under it.
+
+        Args:
+            kind: the cache the key belongs to.
+            key: the key there.
+            variants: only these, if given.
+            newest: at most so many variants.
+            have: asked with each manifest; where it says True the pack is not fetched. Costs one more round trip.
+            timeout: seconds for all of it.
+
+        Raises:
+            RemoteError: the bucket could not be asked. What it held and was unfit is a miss.
+        """
+        deadline = Deadline(timeout)
+        listing = self.bucket.list(key_prefix(kind, key), timeout=deadline.left)
+        rivals = rivals_in(listing)
+        autotune = rivals.pop(AUTOTUNE, [])
+        rivals = _newest(rivals, listing, variants, newest)
+        names = [place.manifest for place in itertools.chain(autotune, *rivals.values())]
+        if have is None:
+            only = [places[0].pack for places in rivals.values() if len(places) == 1]
+            names += [name for name in only if name in listing and listing[name].size <= MAX_UNPROMISED_PACK]
+        fetched = self.bucket.get_many(names, timeout=deadline.left)
+        present: list[Manifest] = []
+        bundles: list[Loaded] = []
+        unusable: dict[str, int] = {}
+        for variant, places in rivals.items():
+            candidates = self._candidates(kind, key, places, fetched)
+            unusable[variant] = max((m.generation for m, _ in candidates), default=0)
+            for found, place in candidates:
+                if found.environment.requires not in (None, self.cpu):
+                    del unusable[variant]  # good, but not for this host
+                    break
+                if have is not None and have(found):
+                    present.append(found)
+                    del unusable[variant]
+                    break
+                bundle = self._content(found, place, fetched.get(place.pack), deadline)
+                if bundle is not None:
+                    bundles.append(Loaded(bundle, found, place))
+                    del unusable[variant]
+                    break
+        return Found(tuple(bundles), tuple(present), self._autotune(autotune, fetched), unusable)
+
+    def manifest(self, place: BundlePlace, *, timeout: float | None = None) -> Manifest | None:
+        """Fetch one manifest; None where it is missing or unfit."""
+        data = self.bucket.get(place.manifest, timeout=timeout)
+        return self._accept(place, data)
+
+    def fetch(self, manifest: Manifest, place: BundlePlace, *, timeout: float | None = None) -> Bundle | None:
+        """Fetch the content that a manifest promises: from the pack, else from payloads and kernel folders."""
+        return self._content(manifest, place, None, Deadline(timeout))
+
+    def _candidates(
+        self, kind: str, key: str, places: Iterable[BundlePlace], fetched: Fetched
+    ) -> list[tuple[Manifest, BundlePlace]]:
+        """Read the manifests of one variant, highest generation first."""
+        found = []
+        for place in places:
+            data = fetched.get(place.manifest)
+            accepted = self._accept(place, data)
+            if accepted is not None and (accepted.kind, accepted.key) == (kind, key):
+                found.append((accepted, place))
+        return sorted(found, key=lambda pair: pair[0].generation, reverse=True)
+
+    def _accept(
+        self, place: BundlePlace, data: bytes | RemoteError | None, trust: TrustPolicy | None = None
+    ) -> Manifest | None:
+        """Validate a manifest, its place and its signature; None, with one warning, if any of them is unfit."""
+        if isinstance(data, RemoteError):
+            raise data
+        if data is None:
+            return None
+        try:
+            found = manifests.decode(data, place.manifest)
+            _check_place(found, place)
+            (trust or self.trust).check(found, place.manifest)
+        except FormatError as exc:
+            log.warning("left out of the cache: %s", exc)
+            return None
+        return found
+
+    def _content(
+        self, found: Manifest, place: BundlePlace, pack: bytes | RemoteError | None, deadline: Deadline
+    ) -> Bundle | None:
+        """Return the bundle from its pack, or from loose objects, or None with a warning."""
+        if found.pack is not None:
+            packed = pack if isinstance(pack, bytes) else self.bucket.get(place.pack, timeout=deadline.left)
+            try:
+                if packed is not None:
+                    return packs.decode(packed, found)
+                log.warning("%s is missing; reading the bundle's single objects instead", place.pack)
+            except PackError as exc:
+                log.warning("%s is damaged (%s); reading the bundle's single objects instead", place.pack, exc)
+        names = {member: _object_name(place, member) for member, _ in found.members()}
+        objects = self.bucket.get_many(names.values(), timeout=deadline.left)
+        members: dict[str, bytes] = {}
+        for member, name in names.items():
+            data = objects[name]
+            if isinstance(data, RemoteError):
+                raise data
+            if data is not None:
+                members[member] = data
+        try:
+            return packs.assemble(found, members)
+        except PackError as exc:
+            log.warning("%s cannot be loaded: %s", place.prefix, exc)
+            return None
+
+    def _autotune(self, places: Iterable[BundlePlace], fetched: Fetched) -> dict[str, bytes]:
+        """Unite the autotune results of a key; `places` has the newest first, and the newest wins."""
+        results: dict[str, bytes] = {}
+        for place in places:
+            data = fetched.get(place.manifest)
+            accepted = None if isinstance(data, RemoteError) else self._accept(place, data)
+            for name, text in ((accepted and accepted.inline) or {}).items():
+                results.setdefault(name, text.encode())
+        return results
+
+
+def _check_place(manifest: Manifest, place: BundlePlace) -> None:
+    if (manifest.kind, manifest.variant, manifest.bundle_id) != (place.kind, place.variant, place.bundle_id):
+        raise FormatError(f"{place.manifest}: holds the manifest of another bundle")
+
+
+def rivals_in(listing: Listing) -> dict[str, list[BundlePlace]]:
+    """Group the bundles of a key's listing by variant, each group newest first and cut to `MAX_RIVALS`."""
+    rivals: dict[str, list[BundlePlace]] = {}
+    for name in sorted(listing, key=lambda name: -(listing[name].modified or 0)):
+        place = parse_manifest_name(name)
+        if place is not None and listing[name].size <= MAX_MANIFEST_BYTES:
+            rivals.setdefault(place.variant, []).append(place)
+    return {variant: places[:MAX_RIVALS] for variant, places in rivals.items()}
+
+
+def _newest(
+    rivals: dict[str, list[BundlePlace]], listing: Listing, variants: Collection[str] | None, count: int
+) -> dict[str, list[BundlePlace]]:
+    """Keep the wanted variants, of those the newest `count`; variants made of a time sort newest first by name."""
+    wanted = [variant for variant in rivals if variants is None or variant in variants]
+    wanted.sort(key=lambda variant: (-(listing[rivals[variant][0].manifest].modified or 0), variant))
+    return {variant: rivals[variant] for variant in wanted[:count]}
+
+
+def _object_name(place: BundlePlace, member: str) -> str:
+    """Return the single object that holds a member of the pack: kernels are shared, payloads lie with their bundle."""
+    return member if member.startswith("kernels/") else place.prefix + member
