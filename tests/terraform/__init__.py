@@ -1,0 +1,1 @@
+"""terraform/: what can be checked without an account at a cloud."""

@@ -1,0 +1,90 @@
+"""checkov's rules for buckets and IAM, in an environment of its own.
+
+Of its own, because checkov pins an old boto3, and because its fork of python-hcl2 installs the same `hcl2` module as
+the one that test_structure.py reads with.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import venv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.terraform.program import SOURCE
+
+# Exactly one version: each release adds rules.
+CHECKOV = "checkov==3.3.30"
+
+
+@pytest.fixture(scope="module")
+def checkov(pytestconfig: pytest.Config) -> Path:
+    """Return the program, installed once into pytest's cache folder; without an index to install from, skip aloud."""
+    folder = pytestconfig.cache.mkdir(CHECKOV.replace("==", "-"))
+    program = folder / "bin" / "checkov"
+    complete = folder / "complete"
+    if not complete.exists():
+        venv.create(folder, clear=True, with_pip=True)
+        pip = [
+            str(folder / "bin" / "python"),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            CHECKOV,
+        ]
+        installed = subprocess.run(pip, capture_output=True, text=True, check=False)
+        if installed.returncode != 0:
+            pytest.skip(f"checkov could not be installed: {installed.stderr.strip().splitlines()[-1]}")
+        complete.touch()
+    return program
+
+
+def scan(program: Path, folder: Path) -> dict[str, Any]:
+    """Return checkov's own report of a folder."""
+    # Without --skip-download it calls home.
+    options = ["--framework", "terraform", "--skip-download", "--quiet", "--output", "json"]
+    done = subprocess.run([program, "-d", folder, *options], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("{"), done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_nothing_fails(checkov: Path) -> None:
+    """No rule fails but those that are skipped in the files."""
+    report = scan(checkov, SOURCE)
+    assert report["results"]["failed_checks"] == []
+    assert report["summary"]["parsing_errors"] == 0
+    assert report["summary"]["passed"] > 50
+
+
+def test_every_skip_is_needed_and_has_its_reason(checkov: Path, tree: Path) -> None:
+    """Without the skips exactly those rules fail, and beside each stands a sentence that says why it may."""
+    skipped: list[str] = []
+    for file in tree.rglob("*.tf"):
+        text = file.read_text()
+        for rule, reason in re.findall(r"#checkov:skip=(\w+):(.*)", text):
+            assert len(reason.split()) >= 5, f"{rule} is skipped in {file.name} without a reason"
+            skipped.append(rule)
+        file.write_text(re.sub(r"#checkov:skip=.*", "", text))
+    failed = {check["check_id"] for check in scan(checkov, tree)["results"]["failed_checks"]}
+    assert Counter(failed) == Counter(skipped)
+
+
+def test_a_public_bucket_would_be_found(checkov: Path, tree: Path) -> None:
+    """The scan sees what it is there for, on both clouds."""
+    for file, safe, unsafe in (
+        ("aws/main.tf", "block_public_acls       = true", "block_public_acls       = false"),
+        ("gcp/main.tf", '"enforced"', '"inherited"'),
+    ):
+        text = (tree / file).read_text()
+        assert safe in text
+        (tree / file).write_text(text.replace(safe, unsafe))
+    failed = {check["check_id"] for check in scan(checkov, tree)["results"]["failed_checks"]}
+    assert {"CKV_AWS_53", "CKV_GCP_114"} <= failed
