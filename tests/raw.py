@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import fsspec
-import gcsfs.core
 
 from tritonsync.remote.bucket import Bucket
 from tritonsync.store import Store
@@ -37,6 +36,8 @@ class RawBucket:
     def _root(self) -> tuple[Any, str]:
         if self.url.startswith("gs://"):
             # The class that fsspec would choose asks a gRPC service first, for minutes.
+            import gcsfs.core
+
             fs = gcsfs.core.GCSFileSystem(use_listings_cache=False, **self.options)
             return fs, fs._strip_protocol(self.url) + "/"
         given = {"use_listings_cache": False} if "://" in self.url else {"auto_mkdir": True}

@@ -84,7 +84,10 @@ def pull(
     pulling = _Pull(store, caches, files, timeout)
     manifest = pulling.workload(workload)
     listed = workload_of_manifest(manifest)
-    missing = [entry for entry in in_parallel(pulling.entry, listed.entries, progress) if entry is not None]
+    # Most kernels of no graph are in the workload's own bundle as well, which is here now.
+    here = {kernel.hash for kernel in manifest.kernels}
+    wanted = [entry for entry in listed.entries if entry.kind != "triton" or entry.key not in here]
+    missing = [entry for entry in in_parallel(pulling.entry, wanted, progress) if entry is not None]
     after = store.bucket.stats
     return Pulled(
         kernels=pulling.emitted + pulling.present + pulling.conflicts,

@@ -40,6 +40,10 @@ class Settings:
         strict: raise inside plugins instead of falling back to a normal compile (tests, CI).
         quiet: no summary line at exit.
         force_disable_caches: torch's own master switch.
+        inductor_dir: where torch was told to keep Inductor's cache; None: its default.
+        triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
+        cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
+        report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
     """
 
     url: str | None = None
@@ -55,6 +59,10 @@ class Settings:
     strict: bool = False
     quiet: bool = False
     force_disable_caches: bool = False
+    inductor_dir: str | None = None
+    triton_dir: str | None = None
+    cpu_capability: str | None = None
+    report_dir: str | None = None
 
     @property
     def is_active(self) -> bool:
@@ -151,4 +159,8 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "strict": ("TRITONSYNC_STRICT", _switch),
     "quiet": ("TRITONSYNC_QUIET", _switch),
     "force_disable_caches": ("TORCHINDUCTOR_FORCE_DISABLE_CACHES", _torch_switch),
+    "inductor_dir": ("TORCHINDUCTOR_CACHE_DIR", _text),
+    "triton_dir": ("TRITON_CACHE_DIR", _text),
+    "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
+    "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.faultproxy import FaultProxy, answer
-from tests.servers import Place, Server, upload_to_gcs
+from tests.servers import Place, Server, run_rclone, upload_to_gcs
 from tritonsync.format.objects import MARKER
 from tritonsync.remote.bucket import Bucket
 
@@ -71,25 +73,27 @@ def test_a_listing_hit_is_one_request(bucket: Bucket, proxy: FaultProxy) -> None
     assert proxy.count() == bucket.stats.requests - before == 3, proxy.seen()
 
 
-@pytest.mark.parametrize("server", ["rclone_server", "fakegcs_server"])
-def test_a_listing_goes_on_after_a_page(server: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("kind", ["s3", "gcs"])
+def test_a_listing_goes_on_after_a_page(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """More than a thousand objects are listed whole, a request for each page."""
-    running: Server = request.getfixturevalue(server)
     names = [f"p/{number:04}" for number in range(1001)]
-    with FaultProxy(running.endpoint) as proxy:
-        place = running.place(endpoint=proxy.url, bucket="bucket" if running.folder else None)
-        if running.folder:
-            folder = running.folder / place.url.partition("://")[2] / "p"
-            folder.mkdir(parents=True)
+    with contextlib.ExitStack() as stack:
+        if kind == "s3":
+            (tmp_path / "bucket" / "prefix" / "p").mkdir(parents=True)
             for name in names:
-                (folder.parent / name).write_bytes(b"x")
+                (tmp_path / "bucket" / "prefix" / name).write_bytes(b"x")
+            running = stack.enter_context(run_rclone(tmp_path))
         else:
-            for name in names:
-                upload_to_gcs(place, name, b"x")
-        with Bucket(place.url, storage_options=place.options) as bucket:
-            proxy.clear()
-            assert sorted(bucket.list("p/")) == names
-            assert proxy.count() == bucket.stats.requests == 2, proxy.seen()
+            running = request.getfixturevalue("fakegcs_server")
+            running.new_bucket("bucket")
+        proxy = stack.enter_context(FaultProxy(running.endpoint))
+        place = running.at("bucket", "prefix", endpoint=proxy.url)
+        for name in names if kind == "gcs" else ():
+            upload_to_gcs(place, name, b"x")
+        bucket = stack.enter_context(Bucket(place.url, storage_options=place.options))
+        proxy.clear()
+        assert sorted(bucket.list("p/")) == names
+        assert proxy.count() == bucket.stats.requests == 2, proxy.seen()
 
 
 def test_get_many_is_one_request_each(bucket: Bucket, proxy: FaultProxy) -> None:

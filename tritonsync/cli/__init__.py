@@ -1,1 +1,30 @@
-"""The command line: it prints, it never computes."""
+"""The command line: parses, calls, prints; computes nothing.
+
+::
+
+    app.py       the program: its commands, and what becomes of errors
+    options.py   options that several commands have, and what is opened with them
+    output.py    text, tables, progress bars, JSON
+    describe.py  bundles and kernels as text
+    demo.py, push.py, pull.py, look.py (ls, show), verify.py, run.py
+                 one command each
+"""
+
+import os
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command that `sys.argv` asks for, and exit with 0 (done), 1 (failed) or 2 (wrong usage)."""
+    from tritonsync.cli.app import INTERRUPTED, app
+
+    try:
+        app()
+    except SystemExit as exc:
+        if exc.code == INTERRUPTED:
+            # Python would wait for the requests in flight; what they leave behind is what a killed process would.
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
+        raise

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tritonsync.errors import FormatError
 from tritonsync.format.bundle import GRAPHS, Digest
+from tritonsync.format.kernel import BINARY_SUFFIXES, GROUP_PREFIX
 from tritonsync.local.atomic import disk_errors, read_file
 from tritonsync.local.group import LOOSE_SUFFIXES, children, is_group
 from tritonsync.local.inductordir import value_path
+from tritonsync.local.judge import is_damaged
 
-__all__ = ["is_kernel_here", "is_key_here", "is_value_here"]
+__all__ = ["is_group_usable", "is_kernel_here", "is_key_here", "is_value_here"]
 
 
 def is_key_here(inductor_dir: Path, kind: str, key: str) -> bool:
@@ -68,3 +70,28 @@ def _is_whole(group: bytes, directory: str, names: Collection[str]) -> bool:
     return listed is not None and all(
         name in names and path == os.path.join(directory, name) for name, path in listed.items()
     )
+
+
+def is_group_usable(directory: Path, metadata: str, group: Mapping[str, str]) -> bool:
+    """Return whether Triton can make a kernel of what its own manager found.
+
+    It reads `<name>.json` and the binary without a look at either, and fails where they are cut short or, in 3.6, where
+    the binary is missing (triton/compiler/compiler.py, CompiledKernel). Files of the stages before may be missing.
+
+    Args:
+        directory: the kernel's folder.
+        metadata: the name of the `.json` file.
+        group: names and paths of the files that are there.
+
+    Raises:
+        LocalCacheError: a file cannot be read.
+    """
+    with disk_errors("read the kernel folder", directory):
+        if metadata not in group:
+            return False
+        binaries = [name for name in group if name.endswith(BINARY_SUFFIXES)]
+        if not binaries:
+            listed = children(read_file(os.fspath(directory / f"{GROUP_PREFIX}{metadata}"))) or {}
+            if any(name.endswith(BINARY_SUFFIXES) for name in listed):
+                return False
+        return not any(is_damaged(group[name]) for name in (metadata, *binaries))

@@ -1,0 +1,168 @@
+"""How commands fail: in children, where stdout, stderr and the exit code are those that a person or a script sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Ran, Run
+from tests.faultproxy import FaultProxy, hang
+from tests.raw import RawBucket
+from tests.servers import Place
+
+
+def assert_one_line(ran: Ran, *parts: str) -> None:
+    """Exit code 1, nothing on stdout, and one line on stderr that holds these parts."""
+    assert (ran.code, ran.out) == (1, ""), ran
+    [line] = ran.err.splitlines()
+    assert line.startswith("tritonsync: ")
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("nosuch://bucket/prefix", "nosuch"),
+        ("s3:bucket/prefix", "s3://"),
+        ("s3://", "names no bucket"),
+        ("https://example.com/bucket", "cannot be written"),
+    ],
+)
+def test_a_wrong_url(url: str, part: str, child: Run) -> None:
+    """It is one line that says what would be right."""
+    assert_one_line(child("ls", "--url", url), part)
+
+
+@pytest.mark.parametrize(("url", "package", "extra"), [("s3://b/p", "s3fs", "[s3]"), ("gs://b/p", "gcsfs", "[gcs]")])
+def test_a_missing_extra(url: str, package: str, extra: str, child: Run) -> None:
+    """It is one line with the command that installs it."""
+    ran = child("ls", "--url", url, "--json", before=f"import sys; sys.modules[{package!r}] = None")
+    assert_one_line(ran, f"pip install 'tritonsync{extra}'")
+
+
+def test_a_missing_bucket(child: Run, s3_place: Place) -> None:
+    """It is one line that names the bucket."""
+    ran = child("ls", "--url", "s3://there-is-none-of-this-name/prefix", **s3_place.environment)
+    assert_one_line(ran, "there-is-none-of-this-name")
+
+
+def test_no_credentials(child: Run, s3_place: Place, tmp_path: Path) -> None:
+    """It is one line that says where they would be looked for."""
+    nothing = str(tmp_path / "nothing")
+    variables = {
+        "AWS_SHARED_CREDENTIALS_FILE": nothing,
+        "AWS_CONFIG_FILE": nothing,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    ran = child("ls", "--url", s3_place.url, AWS_ENDPOINT_URL=s3_place.endpoint, **variables)
+    assert_one_line(ran, "AWS_ACCESS_KEY_ID")
+
+
+def test_a_server_that_does_not_answer(child: Run, s3_place: Place) -> None:
+    """It is one line after the time that was given."""
+    with FaultProxy(s3_place.endpoint) as proxy:
+        proxy.fail(hang(), times=1000)
+        environ = {**s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
+        assert_one_line(child("ls", "--url", s3_place.url, "--timeout", "1.5", **environ), s3_place.url)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("frobnicate",),
+        ("ls", "--no-such-option"),
+        ("ls",),
+        ("pull", "--url", "/nowhere"),
+        ("show", "--url", "/nowhere"),
+        ("ls", "--url", "/nowhere", "--storage-options", "[1]"),
+        ("ls", "--url", "/nowhere", "--timeout", "soon"),
+        ("demo", "--kernels", "0"),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...], child: Run) -> None:
+    """The exit code is 2, and stderr says what is wrong."""
+    ran = child(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert "Usage:" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("variable", ["TRITONSYNC_MODE", "TRITONSYNC_STORAGE_OPTIONS", "TRITONSYNC_BUDGET_S"])
+def test_a_wrong_variable(variable: str, child: Run) -> None:
+    """It is one line that names the variable."""
+    assert_one_line(child("ls", "--url", "/nowhere", **{variable: "?"}), variable)
+
+
+def test_warnings_are_lines_on_stderr(run: Run, vit: RawBucket, tmp_path: Path) -> None:
+    """What the program logs is said once a cause, and stdout stays one JSON object."""
+    name = vit.only("bundles/fx_graph/.*/default/.*pack")
+    vit.damage(name, "flip")
+    ran = run("pull", "--url", vit.url, "--workload", "vit", "--inductor-dir", tmp_path / "here", "--json")
+    assert (ran.code, ran.json["kernels_emitted"]) == (0, 15)
+    lines = [line for line in ran.err.splitlines() if name in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("tritonsync: ")
+
+
+def test_starting_imports_little(child: Run) -> None:
+    """Neither `version` nor `--help` waits for a filesystem, a terminal library, torch or Triton."""
+    report = """
+import atexit, sys
+def tell():
+    heavy = {"fsspec", "s3fs", "gcsfs", "torch", "triton", "rich", "zstandard", "msgspec"} & set(sys.modules)
+    print(sorted(heavy), file=sys.stderr)
+atexit.register(tell)
+"""
+    for arguments in (("version",), ("--help",), ("pull", "--help")):
+        ran = child(*arguments, before=report)
+        assert ran.code == 0
+        assert ran.err == "[]\n"
+
+
+def test_version(run: Run, child: Run) -> None:
+    """It is that of the package, as text and as JSON."""
+    import tritonsync
+
+    assert run("version").out == f"tritonsync {tritonsync.__version__}\n"
+    assert run("version", "--json").json == {"version": tritonsync.__version__}
+
+
+def test_an_interrupted_push_ends_at_once(s3_place: Place, h200_vit: Path) -> None:
+    """Ctrl-C ends it with 130 and one line, although requests are waiting for an answer."""
+    with FaultProxy(s3_place.endpoint) as proxy:
+        proxy.fail(hang(), times=1000, path="pack.tar.zst")
+        environ = {**os.environ, **s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
+        command = [sys.executable, "-m", "tritonsync", "push", "--url", s3_place.url, "--workload", "vit", "--json"]
+        with subprocess.Popen(
+            [*command, "--inductor-dir", str(h200_vit)],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as push:
+            while not proxy.count("PUT", "pack.tar.zst"):
+                assert push.poll() is None
+                time.sleep(0.02)
+            push.send_signal(signal.SIGINT)
+            out, err = push.communicate(timeout=60)  # a request may take 300 seconds
+    assert (push.returncode, out) == (130, "")
+    [line] = err.splitlines()
+    assert line.startswith("tritonsync: interrupted")
+
+
+def test_storage_options_come_from_the_option_and_the_variable(child: Run, s3_place: Place) -> None:
+    """Both reach the filesystem; the option wins."""
+    options = json.dumps(dict(s3_place.options))
+    assert child("ls", "--url", s3_place.url, "--storage-options", options).code == 0
+    assert child("ls", "--url", s3_place.url, TRITONSYNC_STORAGE_OPTIONS=options).code == 0
+    wrong = json.dumps({"no_such_option_anywhere": 1, "endpoint_url": "nonsense"})
+    both = child("ls", "--url", s3_place.url, "--storage-options", options, TRITONSYNC_STORAGE_OPTIONS=wrong)
+    assert both.code == 0

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.raw import RawBucket
+
+
+def key_of(bucket: RawBucket, kind: str) -> str:
+    return bucket.names(f"^bundles/{kind}/")[0].split("/")[2]
+
+
+def test_ls_lists_every_bundle(run: Run, vit: RawBucket) -> None:
+    """Each bundle is one row; the workload that lists it stands beside it."""
+    listed = run("ls", "--url", vit.url, "--json").json
+    places = {(bundle["kind"], bundle["key"], bundle["variant"]): bundle for bundle in listed["bundles"]}
+    assert len(places) == listed["bundles_total"] == len(vit.names("manifest.json")) == 4
+    graph = places[("fx_graph", key_of(vit, "fx_graph"), "default")]
+    assert (graph["kernels"], graph["workloads"], graph["environment"]["target"]) == (14, ["vit"], "cuda:90")
+    text = run("ls", "--url", vit.url).out.splitlines()
+    assert len(text) == 6
+    assert all(any(key in line for line in text) for _, key, _ in places)
+
+
+def test_ls_of_one_kind_and_of_the_newest(run: Run, vit: RawBucket) -> None:
+    """`--kind` and `--limit` narrow the list, and what is left out is said."""
+    assert {b["kind"] for b in run("ls", "--url", vit.url, "--kind", "fx_graph", "--json").json["bundles"]} == {
+        "fx_graph"
+    }
+    newest = run("ls", "--url", vit.url, "--limit", "1")
+    assert "the newest 1 shown" in newest.out
+    assert run("ls", "--url", vit.url, "--kind", "nonsense").code == 2
+
+
+def test_ls_of_an_empty_bucket(run: Run, folder: RawBucket) -> None:
+    """Nothing is there, and that is no error: it is so before the first push."""
+    assert run("ls", "--url", folder.url, "--json").json["bundles"] == []
+    assert run("ls", "--url", folder.url).out.startswith("0 bundles")
+
+
+def test_ls_names_a_bundle_that_cannot_be_used(run: Run, vit: RawBucket) -> None:
+    """A damaged manifest is listed with what is wrong."""
+    name = vit.only("bundles/aot_autograd/.*/manifest.json")
+    vit.damage(name, "truncate")
+    ran = run("ls", "--url", vit.url)
+    assert ran.code == 0
+    assert name in ran.err
+
+
+@pytest.mark.parametrize("how", ["{key}", "{half}", "fx_graph/{key}", "fx_graph/{key}/default"])
+def test_show_finds_a_key(how: str, run: Run, vit: RawBucket) -> None:
+    """By the whole key, by the beginning of it, and with its kind."""
+    key = key_of(vit, "fx_graph")
+    shown = run("show", how.format(key=key, half=key[:20]), "--url", vit.url, "--json")
+    assert shown.code == 0
+    graph = next(bundle for bundle in shown.json["bundles"] if bundle["variant"] == "default")
+    assert (graph["key"], len(graph["kernels"])) == (key, 14)
+
+
+def test_show_prints_what_a_person_wants_to_know(run: Run, vit: RawBucket) -> None:
+    """Where it was made, and each kernel with its name."""
+    shown = run("show", key_of(vit, "fx_graph"), "--url", vit.url).out
+    assert "triton 3.6.0" in shown
+    assert "14 kernels" in shown
+    assert "triton_poi_fused" in shown
+
+
+def test_show_of_a_workload_lists_its_bundles(run: Run, vit: RawBucket, h200_vit: object) -> None:
+    """A workload's name is a key, in any case."""
+    shown = run("show", "ViT", "--url", vit.url).out
+    assert f"fx_graph/{key_of(vit, 'fx_graph')}/default" in shown
+    assert str(h200_vit) in shown
+
+
+def test_show_of_a_kernel_names_who_holds_it(run: Run, vit: RawBucket) -> None:
+    """A kernel hash, or its beginning, leads to its files and its bundles."""
+    kernel = next(name for name in vit.names("^kernels/") if name.endswith(".cubin")).split("/")[1]
+    for name in (kernel, kernel[:16]):
+        [build] = run("show", name, "--url", vit.url, "--json").json["kernels"]
+        assert build["hash"] == kernel
+        assert len(build["files"]) == 8
+        assert [prefix.split("/")[1] for prefix in build["bundles"]] == ["fx_graph"]
+
+
+def test_show_of_nothing_and_of_too_much(run: Run, vit: RawBucket) -> None:
+    """An unknown name is an error; so is the beginning of several keys, which are then named."""
+    unknown = run("show", "nothing-like-this", "--url", vit.url)
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "nothing-like-this" in unknown.err
+    graph = key_of(vit, "fx_graph")
+    another = graph[:8] + "another"
+    copytree(Path(vit.url, "bundles/fx_graph", graph), Path(vit.url, "bundles/fx_graph", another))
+    several = run("show", graph[:8], "--url", vit.url)
+    assert several.code == 1
+    assert another in several.err
+    assert graph in several.err

@@ -1,0 +1,76 @@
+"""The program `tritonsync`. What a command needs is imported when it runs: `--help` and `version` start fast."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+import tritonsync
+from tritonsync.cli import demo, look, pull, push, run, verify
+from tritonsync.cli.options import Json
+from tritonsync.cli.output import Output, complain
+from tritonsync.errors import TritonSyncError
+
+__all__ = ["INTERRUPTED", "app"]
+
+#: Exit code after Ctrl-C, as shells have it.
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Ends a command that failed with one line on stderr, and without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer brings its own copy of click
+        with _warnings_as_lines():
+            try:
+                return super().invoke(ctx)
+            except TritonSyncError as exc:
+                complain(str(exc))
+                raise typer.Exit(1) from exc
+            except KeyboardInterrupt as exc:
+                complain("interrupted; what was written so far is whole, and the next run finishes the rest")
+                raise typer.Exit(INTERRUPTED) from exc
+
+
+app = typer.Typer(
+    name="tritonsync",
+    cls=_Commands,
+    help="Compile Triton kernels once, reuse them on every machine: a remote cache in your own bucket.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (demo.demo, push.push, pull.pull, look.ls, look.show, verify.verify):
+    app.command()(command)
+app.command(context_settings=run.RUN_SETTINGS)(run.run)
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print the version."""
+    Output(as_json).result({"version": tritonsync.__version__}, f"tritonsync {tritonsync.__version__}")
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Send warnings of our own loggers to stderr, one line each."""
+    logger, handler = logging.getLogger("tritonsync"), _Lines(logging.WARNING)
+    propagate = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = propagate
+        logger.removeHandler(handler)

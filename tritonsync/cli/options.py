@@ -1,0 +1,195 @@
+"""Options that several commands have, and what is opened with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tritonsync.errors import LocalCacheError, SettingsError
+from tritonsync.settings import VARIABLES, Settings
+
+if TYPE_CHECKING:
+    from tritonsync.caches import LocalCaches
+    from tritonsync.format.manifest import Environment
+    from tritonsync.remote.bucket import Bucket
+    from tritonsync.store import Store
+
+__all__ = [
+    "Connection",
+    "InductorDir",
+    "Json",
+    "StorageOptions",
+    "Timeout",
+    "TritonDir",
+    "Url",
+    "Workload",
+    "local_caches",
+]
+
+#: Seconds that a request may take with its repetitions: a command is asked to get something done, so it is patient.
+DEFAULT_TIMEOUT_S = 300.0
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise typer.BadParameter('not a JSON object; give one, such as {"anon": true}')
+    return value
+
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help=f"The bucket and prefix: s3://bucket/prefix, gs://bucket/prefix, or a folder. [{VARIABLES['url'][0]}]",
+        show_default=False,
+    ),
+]
+StorageOptions = Annotated[
+    Any,
+    typer.Option(
+        "--storage-options",
+        parser=_json_object,
+        metavar="JSON",
+        help=f"Passed to the fsspec filesystem. [{VARIABLES['storage_options'][0]}]",
+        show_default=False,
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", min=0.1, metavar="SECONDS", help="For each request to the bucket, repetitions included."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Workload = Annotated[
+    str | None,
+    typer.Option(
+        "--workload",
+        help=f"The name of the list of everything that one program needs. [{VARIABLES['workload'][0]}]",
+        show_default=False,
+    ),
+]
+InductorDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--inductor-dir",
+        help=f"Inductor's cache folder. [{VARIABLES['inductor_dir'][0]}, else /tmp/torchinductor_<user>]",
+        show_default=False,
+    ),
+]
+TritonDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--triton-dir",
+        help="Triton's cache folder: of kernels, or of one folder a device with kernels. "
+        f"[{VARIABLES['triton_dir'][0]}, else `triton` in Inductor's folder]",
+        show_default=False,
+    ),
+]
+
+
+class Connection:
+    """The bucket of a command, with the settings it was opened with.
+
+    Args:
+        context: of the command; the connection is closed when it ends.
+        url: as the option gives it.
+        storage_options: as the option gives them.
+        timeout: seconds for a request.
+        otherwise: the URL where neither option nor variable names one.
+
+    Raises:
+        SettingsError: a variable, the URL or a key file is wrong.
+    """
+
+    def __init__(
+        self,
+        context: typer.Context,
+        url: str | None,
+        storage_options: dict[str, Any] | None,
+        timeout: float,
+        *,
+        otherwise: str | None = None,
+    ) -> None:
+        from tritonsync.remote.bucket import Bucket
+        from tritonsync.remote.patience import Patience
+
+        self.settings = Settings.from_env(url=url, storage_options=storage_options)
+        found = self.settings.url or otherwise
+        if found is None:
+            raise typer.BadParameter(f"no bucket: give --url, or set {VARIABLES['url'][0]}")
+        patience = Patience(read_timeout=min(60.0, timeout), deadline=timeout)
+        self.bucket: Bucket = Bucket(found, storage_options=self.settings.storage_options, patience=patience)
+        context.call_on_close(self.bucket.close)
+
+    def store(self, environment: Environment | None = None) -> Store:
+        """Return the store in this bucket; what it saves says `environment`."""
+        from tritonsync.keys import signer_of, trust_of
+        from tritonsync.local.cpu import host_cpu
+        from tritonsync.store import Store
+
+        return Store(
+            self.bucket,
+            environment=environment,
+            signer=signer_of(self.settings),
+            trust=trust_of(self.settings),
+            cpu=host_cpu(self.settings.cpu_capability),
+        )
+
+    def workload(self, given: str | None) -> str:
+        """Return the name of the workload."""
+        name = given or self.settings.workload
+        if not name:
+            raise typer.BadParameter(f"no workload: give --workload, or set {VARIABLES['workload'][0]}")
+        return name
+
+    def ask_to_write(self) -> None:
+        """Find out whether the bucket may be written.
+
+        Raises:
+            SettingsError: the settings forbid it.
+            RemoteError: the bucket does.
+        """
+        from tritonsync.errors import AccessDeniedError
+
+        if self.settings.mode != "read-write":
+            raise SettingsError(f"{VARIABLES['mode'][0]}={self.settings.mode} does not allow to push; unset it")
+        if self.bucket.probe() != "read-write":
+            raise AccessDeniedError(
+                f"{self.bucket.url} can be read but not written with these credentials; to push, take those of a writer"
+            )
+
+    def ask_to_read(self) -> None:
+        """Find out whether the bucket may be read, and is in a format that is known.
+
+        Raises:
+            RemoteError: it cannot be read.
+        """
+        self.bucket.probe(write=False)
+
+
+def local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path | None) -> tuple[LocalCaches, Path]:
+    """Return the caches that a command works on, and the folder that all kernel folders lie below.
+
+    Raises:
+        LocalCacheError: an option names what is no folder.
+    """
+    from tritonsync.caches import LocalCaches
+    from tritonsync.local.inductordir import default_inductor_dir
+
+    for option, given in (("--inductor-dir", inductor_dir), ("--triton-dir", triton_dir)):
+        if given is not None and given.exists() and not given.is_dir():
+            raise LocalCacheError(f"{option} {given} is not a folder")
+    inductor = default_inductor_dir(settings.inductor_dir if inductor_dir is None else str(inductor_dir.expanduser()))
+    if triton_dir is not None:
+        triton = triton_dir.expanduser().absolute()
+        return LocalCaches.at(inductor, triton), triton
+    if settings.triton_dir is not None:
+        triton = Path(settings.triton_dir).absolute()
+        return LocalCaches.at(inductor, triton, by_device=False), triton
+    return LocalCaches.at(inductor), inductor / "triton"

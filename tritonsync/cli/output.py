@@ -1,0 +1,113 @@
+"""What a command shows: results on stdout, everything else on stderr.
+
+A terminal gets progress bars and tables, anything else plain text without colours. With `--json`, stdout holds exactly
+one JSON object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tritonsync.parallel import Progress
+
+__all__ = ["Output", "age", "amount", "complain", "size"]
+
+
+def complain(text: str) -> None:
+    """Print one line on stderr."""
+    print(f"tritonsync: {_printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
+
+
+def _printable(text: str) -> str:
+    """Escape what a terminal would obey: a bucket can hold any text."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+class Output:
+    """Where a command prints.
+
+    Args:
+        as_json: whether `--json` was given.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def say(self, text: str = "") -> None:
+        """Print a line of text; nothing with `--json`."""
+        if not self.as_json:
+            print(_printable(text), flush=True)
+
+    def result(self, data: Mapping[str, Any], text: str) -> None:
+        """Print the result: as one JSON object, or as text."""
+        print(json.dumps(data, indent=2) if self.as_json else _printable(text), flush=True)
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table; columns of numbers are aligned right. Nothing without rows, or with `--json`."""
+        if self.as_json or not rows:
+            return
+        rows = [[_printable(cell) for cell in row] for row in rows]
+        right = [
+            all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(headers))
+        ]
+        if sys.stdout.isatty():
+            _draw(headers, rows, right)
+            return
+        widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
+        for row in (headers, *rows):
+            cells = (text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True))
+            print("  ".join(cells).rstrip())
+
+    @contextlib.contextmanager
+    def progress(self, what: str, unit: str) -> Iterator[Progress]:
+        """Show how far the work inside the block is, if a person watches."""
+        if not sys.stderr.isatty():
+            yield lambda _done, _all: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+        # Lines that are printed meanwhile go above the bar: rich puts itself in the place of sys.stderr.
+        with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header, is_right in zip(headers, right, strict=True):
+        table.add_column(header, justify="right" if is_right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def amount(count: int, noun: str) -> str:
+    """Return `1 kernel`, `2 kernels`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes, in decimal units: `512 B`, `13.9 kB`, `23.9 MB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def age(seconds: float) -> str:
+    """Return a time span in its largest unit: `45 s`, `3 h`, `12 d`."""
+    for unit, factor in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= factor:
+            return f"{seconds / factor:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,50 @@
+"""`tritonsync run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tritonsync.cli.output import complain
+
+__all__ = ["RUN_SETTINGS", "run"]
+
+#: Exit code of a run that had to be warm and was not.
+COLD = 3
+
+#: How the command is to be registered: what follows the program's name belongs to the program.
+RUN_SETTINGS = {"allow_interspersed_args": False}
+
+
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The program and its arguments.")],
+    assert_warm: Annotated[
+        bool, typer.Option("--assert-warm", help="Exit 3 if a graph or kernel was compiled or benchmarked.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write what was seen as JSON.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a program with tritonsync, and see what it compiles.
+
+    Looks at all of its processes. Ends with the program's own exit code, or with 3 if it was to be warm and was not.
+    What counts is that Inductor generated code, or that Triton compiled or timed a kernel; C++ code of CPU graphs is
+    compiled anew by torch on every machine, and does not count.
+    """
+    from tritonsync.settings import Settings
+    from tritonsync.watch import watch
+
+    watched = watch(command, Settings.from_env())
+    if report is not None:
+        document = {**dataclasses.asdict(watched), "warm": watched.is_warm, "reasons": list(watched.reasons())}
+        report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if assert_warm and not watched.is_warm:
+        for reason in watched.reasons():
+            complain(f"not warm: {reason}")
+        if watched.exit_code == 0:
+            raise typer.Exit(COLD)
+    raise typer.Exit(watched.exit_code)

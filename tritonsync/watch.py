@@ -1,0 +1,127 @@
+"""A program run under observation: what `tritonsync run` does."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tritonsync.errors import SettingsError, TritonSyncError
+from tritonsync.report import read_reports
+from tritonsync.settings import VARIABLES, Settings
+
+__all__ = ["Watched", "watch"]
+
+_FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+#: Signals that a terminal sends to the program itself.
+_FROM_TERMINAL = ("SIGINT", "SIGQUIT")
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """What came of a run.
+
+    Attributes:
+        exit_code: the program's own; 128 and the number where a signal ended it.
+        processes: those that had the plugin, compile workers included.
+        graphs: keys of the graphs that Inductor compiled.
+        kernels: names and hashes of the kernels that Triton compiled.
+        benchmarked: names of the kernels that were timed.
+        unwatched: modules that could not be watched.
+        counts: counters of all sessions, added up.
+    """
+
+    exit_code: int
+    processes: int
+    graphs: tuple[str, ...]
+    kernels: tuple[str, ...]
+    benchmarked: tuple[str, ...]
+    unwatched: tuple[str, ...]
+    counts: dict[str, float]
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the run was seen, and compiled and benchmarked nothing."""
+        return bool(self.processes) and not (self.graphs or self.kernels or self.benchmarked or self.unwatched)
+
+    def reasons(self) -> Iterator[str]:
+        """Say, a line each, why it was not warm."""
+        if not self.processes:
+            yield "no process of the run loaded tritonsync, so nothing is known of it"
+        yield from (f"{name} could not be watched" for name in self.unwatched)
+        yield from (f"graph {name} was compiled" for name in self.graphs)
+        yield from (f"kernel {name} was compiled" for name in self.kernels)
+        yield from (f"kernel {name} was benchmarked" for name in self.benchmarked)
+
+
+def watch(command: Sequence[str], settings: Settings) -> Watched:
+    """Run a program with the plugin on, and see what it compiles, in all of its processes.
+
+    The program has our standard streams. Signals are passed on to it.
+
+    Raises:
+        SettingsError: the settings turn tritonsync off.
+        TritonSyncError: the program cannot be started.
+    """
+    if not settings.is_active or settings.url is None:
+        raise SettingsError(
+            f"nothing to run with: set {VARIABLES['url'][0]}, and {VARIABLES['mode'][0]} to other than off"
+        )
+    with tempfile.TemporaryDirectory(prefix="tritonsync-run-") as folder:
+        # torch loads the plugin by its own mechanism, which can be turned off; without torch, Triton does.
+        by_default = {"TRITON_CACHE_MANAGER": "tritonsync.plugins.triton:TritonSyncCacheManager"}
+        added = {"TRITONSYNC_URL": settings.url, "TRITONSYNC_REPORT_DIR": folder, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
+        try:
+            process = subprocess.Popen(list(command), env={**by_default, **os.environ, **added})  # noqa: S603 - the user's own command
+        except OSError as exc:
+            raise TritonSyncError(f"{command[0]} cannot be started: {exc.strerror or exc}") from exc
+        with _passing_on_signals(process):
+            code = process.wait()
+        return _summary(128 - code if code < 0 else code, read_reports(Path(folder)))
+
+
+def _summary(exit_code: int, reports: list[list[dict[str, Any]]]) -> Watched:
+    events = [event for report in reports for event in report]
+
+    def named(kind: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(event.get("name")) for event in events if event.get("event") == kind))
+
+    counts: dict[str, float] = {}
+    for event in events:
+        if event.get("event") == "counts":
+            for name, value in event["counts"].items():
+                counts[name] = round(counts.get(name, 0) + value, 6)
+    kernels = [f"{event.get('name')} ({event.get('hash')})" for event in events if event.get("event") == "kernel"]
+    return Watched(
+        exit_code=exit_code,
+        processes=sum(any(event.get("event") == "process" for event in report) for report in reports),
+        graphs=named("graph"),
+        kernels=tuple(dict.fromkeys(kernels)),
+        benchmarked=named("benchmark"),
+        unwatched=named("blind"),
+        counts=counts,
+    )
+
+
+@contextlib.contextmanager
+def _passing_on_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    in_terminal = os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp() if hasattr(os, "tcgetpgrp") else False
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if not (in_terminal and signal.Signals(number).name in _FROM_TERMINAL):
+            process.send_signal(number)
+
+    numbers = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
