@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tritonsync.bundler import TritonBundler
     from tritonsync.errors import TritonSyncError
+    from tritonsync.plugins.autoload import install, uninstall
     from tritonsync.settings import Settings
     from tritonsync.store import Store
 
 __version__ = "0.1.0"
 
-__all__ = ["Settings", "Store", "TritonBundler", "TritonSyncError", "__version__"]
+__all__ = ["Settings", "Store", "TritonBundler", "TritonSyncError", "__version__", "install", "uninstall"]
 
 _HOMES = {
     "Settings": "tritonsync.settings",
     "Store": "tritonsync.store",
     "TritonBundler": "tritonsync.bundler",
     "TritonSyncError": "tritonsync.errors",
+    "install": "tritonsync.plugins.autoload",
+    "uninstall": "tritonsync.plugins.autoload",
 }
 
 

@@ -1,0 +1,1 @@
+"""Tests of the plugins: real torch.compile, in child processes with fresh caches."""

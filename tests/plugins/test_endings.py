@@ -1,0 +1,128 @@
+"""However a process ends, what it published is whole."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.conftest import ROOT, Worker
+from tests.raw import RawBucket
+from tests.servers import Place, Server
+from tritonsync.catalog import Catalog
+from tritonsync.verify import verify
+
+PUBLISH_AND_LEAVE = """
+import sys
+from tritonsync import session
+from tritonsync.format.bundle import Bundle, Payload
+from tritonsync.settings import Settings
+
+now = session.start(Settings.from_env())
+assert "s3fs" not in sys.modules
+now.publish(lambda: Bundle(kind="triton", key="K", payloads=(Payload("p", b"data"),)))
+"""
+
+
+def by_name(server: Server) -> Place:
+    """A place whose server is named, not numbered: its address is looked up for each connection."""
+    return server.place(endpoint=server.endpoint.replace("127.0.0.1", "localhost"))
+
+
+def test_a_program_that_asked_for_nothing_publishes_at_exit(
+    worker: Worker, moto_server: Server, tmp_path: Path
+) -> None:
+    """A program that asked for nothing publishes while it ends, to a host that has a name."""
+    place = by_name(moto_server)
+    done = subprocess.run(
+        [sys.executable, "-c", PUBLISH_AND_LEAVE],
+        env=worker.environ(place, tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 bundles published" in done.stderr
+    with RawBucket(place.url, place.options) as raw:
+        assert (
+            len(raw.names("^bundles/triton/K/.*/pack.tar.zst$")) == len(raw.names("^bundles/triton/K/.*/manifest")) == 1
+        )
+
+
+def test_sigterm_flushes_and_then_ends_the_process(worker: Worker, moto_server: Server) -> None:
+    """A worker that is told to go publishes first, and ends by the signal."""
+    place = by_name(moto_server)
+    process, reports = worker.start("train_and_wait", bucket=place)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("{"), process.communicate()
+    process.send_signal(signal.SIGTERM)
+    done = worker.end(process, reports)
+    assert done.code == -signal.SIGTERM
+    with RawBucket(place.url, place.options) as raw:
+        manifests = raw.names("/manifest.json$")
+        assert [
+            len([n for n in manifests if f"/{kind}/" in n]) for kind in ("fx_graph", "aot_autograd", "workload")
+        ] == [
+            2,
+            1,
+            1,
+        ]
+
+
+def test_sigkill_leaves_a_bucket_that_verifies(worker: Worker, moto_server: Server) -> None:
+    """A worker that is killed in the middle of its uploads leaves nothing that a reader would stumble over."""
+    place = by_name(moto_server)
+    process, reports = worker.start("train_and_wait", bucket=place)
+    with RawBucket(place.url, place.options) as raw:
+        while not raw.names():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        assert worker.end(process, reports).code == -signal.SIGKILL
+        assert verify(Catalog(raw.bucket())).bad == ()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_passes_signals_on(worker: Worker, tmp_path: Path, number: signal.Signals) -> None:
+    """`tritonsync run` is no wall between a supervisor and the program."""
+    program = (
+        "import signal, sys, time\nsignal.signal({0}, lambda *_: sys.exit(7))\nprint('up', flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tritonsync", "run", "--", sys.executable, "-c", program.format(int(number))],
+        env=worker.environ(tmp_path / "bucket", tmp_path / "cache"),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(60) == 7
+
+
+def test_run_of_something_else_is_not_called_warm(worker: Worker, tmp_path: Path) -> None:
+    """A program that never loads the plugin proves nothing; without --assert-warm its exit code counts."""
+
+    def run(*options: str) -> int:
+        return subprocess.run(
+            [sys.executable, "-m", "tritonsync", "run", *options, "--", "sh", "-c", "exit $CODE"],
+            env=worker.environ(tmp_path / "bucket", tmp_path / "cache", CODE="0" if options else "5"),
+            cwd=ROOT,
+            check=False,
+            timeout=120,
+            stderr=subprocess.DEVNULL,
+        ).returncode
+
+    assert run("--assert-warm") == 3
+    assert run() == 5

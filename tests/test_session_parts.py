@@ -1,0 +1,173 @@
+"""The parts of a session that need neither torch nor a bucket."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tritonsync.counters import Counters, summary
+from tritonsync.flights import Flights
+from tritonsync.record import program_name
+from tritonsync.uploads import CAPACITY, Uploads
+
+
+def unexpected(exc: Exception) -> None:
+    raise exc
+
+
+def hold(gate: threading.Event) -> Callable[[], None]:
+    def job() -> None:
+        gate.wait()
+
+    return job
+
+
+def test_uploads_run_by_rank() -> None:
+    """What makes a bundle exist goes before what completes it, whenever it was queued."""
+    gate, done = threading.Event(), []
+    uploads = Uploads(unexpected)
+    for _ in range(2):  # one for each thread
+        uploads.submit(hold(gate))
+    for name, rank in (("complete", 2), ("publish", 0), ("belongings", 1)):
+        uploads.submit(lambda name=name: done.append(name), rank=rank)  # type: ignore[misc]
+    gate.set()
+    uploads.flush(10)
+    assert done[0] == "publish"
+    assert sorted(done) == ["belongings", "complete", "publish"]
+    assert uploads.is_idle
+
+
+def test_a_flush_does_not_wait_for_what_is_due_later() -> None:
+    """A job with a delay is done at once when the process ends."""
+    done = threading.Event()
+    uploads = Uploads(unexpected)
+    uploads.submit(done.set, delay=3600)
+    assert not done.is_set()
+    uploads.flush(10)
+    assert done.is_set()
+
+
+def test_a_flush_ends_in_time_and_counts_what_is_left() -> None:
+    """Jobs that hang are given up, running ones included."""
+    gate = threading.Event()
+    uploads = Uploads(unexpected)
+    for _ in range(5):
+        uploads.submit(hold(gate))
+    uploads.flush(0.05)
+    assert uploads.close() == 5
+    assert not uploads.submit(gate.set)
+    gate.set()
+
+
+def test_a_full_queue_takes_no_more() -> None:
+    """Neither in number nor in bytes."""
+    gate = threading.Event()
+    uploads = Uploads(unexpected)
+    assert not uploads.submit(gate.set, size=1 << 40)
+    taken = sum(uploads.submit(hold(gate)) for _ in range(2 * CAPACITY))
+    assert CAPACITY <= taken <= CAPACITY + 2
+    uploads.close()
+    gate.set()
+
+
+def test_a_job_that_fails_is_told_and_ends_nothing() -> None:
+    """Its thread goes on, even if telling fails too."""
+    told: list[Exception] = []
+
+    def failed(exc: Exception) -> None:
+        told.append(exc)
+        raise RuntimeError
+
+    def job() -> None:
+        raise ZeroDivisionError
+
+    uploads = Uploads(failed)
+    for _ in range(10):
+        uploads.submit(job)
+    uploads.flush(10)
+    assert len(told) == 10
+    assert uploads.is_idle
+
+
+def test_a_flight_is_run_once() -> None:
+    """Whoever comes first does the work, the others get its result; afterwards it is forgotten."""
+    flights: Flights[int] = Flights()
+    gate, runs = threading.Event(), []
+
+    def work() -> int:
+        gate.wait()
+        runs.append(1)
+        return 7
+
+    flight = flights.plan("kind", "key", work)
+    runner = threading.Thread(target=flight.run)
+    runner.start()
+    same = flights.plan("kind", "key", lambda: 8)
+    assert same is flight
+    while flight.run():
+        time.sleep(0)
+    gate.set()
+    assert same.result(10) == 7
+    runner.join()
+    assert runs == [1]
+    assert flights.get("kind", "key") is None
+
+
+def test_a_flight_that_fails_raises_where_its_result_is_asked_for() -> None:
+    """And the next one of its key is a new one."""
+    flights: Flights[int] = Flights()
+
+    def work() -> int:
+        raise ZeroDivisionError
+
+    flight = flights.plan("kind", "key", work)
+    assert flight.run()
+    with pytest.raises(ZeroDivisionError):
+        flight.result(0)
+    assert flights.plan("kind", "key", work) is not flight
+
+
+def test_own_time_is_counted_once() -> None:
+    """Blocks inside blocks do not count twice."""
+    counters = Counters()
+    with counters.own(), counters.own():
+        time.sleep(0.02)
+    assert counters.now.own_s >= 0.02
+    inner = counters.now.own_s
+    with pytest.raises(ZeroDivisionError), counters.own():
+        raise ZeroDivisionError
+    assert counters.now.own_s >= inner
+
+
+def test_the_line_at_exit() -> None:
+    """It says what matters, and leaves out what did not happen."""
+    counters = Counters()
+    assert counters.now.is_idle
+    counters.add(hits=3, kernels_fetched=188, waited_s=0.31, saved_s=41.2)
+    counters.add(own_s=0.09)
+    line = summary(counters.now, bytes_down=1_900_000, bytes_up=0)
+    assert line == (
+        "tritonsync: 3 hits, 0 misses, 188 kernels fetched, 0 compiled, 1.9 MB down, 0 B up; "
+        "waited 0.31 s, saved 41.2 s, 0.09 s on the compiling thread"
+    )
+    assert not counters.now.is_idle
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["/srv/app/train.py", "--lr", "1"], "train"),
+        (["/usr/bin/vllm"], "vllm"),
+        (["/lib/python3/site-packages/my.pkg/__main__.py"], "my.pkg"),
+        (["what ever!.py"], "what-ever"),
+        (["-c"], None),
+        ([""], None),
+        ([], None),
+    ],
+)
+def test_a_workload_is_named_after_the_program(argv: list[str], name: str | None) -> None:
+    """Programs without a name of their own have no workload."""
+    assert program_name(argv) == name

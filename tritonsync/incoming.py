@@ -1,0 +1,247 @@
+"""From the bucket into the caches of this host, while a program runs.
+
+A key is fetched once a process, whoever asks first, and once a host, by a lock beside the caches. What arrives is
+written where torch and Triton look for it, so nothing is kept in memory here but what is needed to count and to heal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tritonsync.counters import Counters
+from tritonsync.errors import FormatError, TritonSyncError
+from tritonsync.flights import Flight, Flights
+from tritonsync.format.manifest import Manifest
+from tritonsync.format.workload import WorkloadEntry
+from tritonsync.host import Host
+from tritonsync.local.inductordir import value_path
+from tritonsync.local.lock import host_lock
+from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
+from tritonsync.reader import Found
+from tritonsync.remote.calls import in_parallel, start_thread
+from tritonsync.remote.deadline import Deadline
+from tritonsync.restore import restore
+from tritonsync.settings import Files
+from tritonsync.store import Store
+
+__all__ = ["Arrival", "Incoming", "Value"]
+
+log = logging.getLogger(__name__)
+
+#: Bundles that are fetched ahead at a time, and at most in one run.
+AHEAD_AT_ONCE = 4
+MAX_AHEAD = 256
+#: Seconds that a fetch in the background may take.
+BACKGROUND_S = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """A value of torch that is in Inductor's folder now.
+
+    Attributes:
+        name: its file name there.
+        data: its bytes.
+        manifest: of the bundle it came in; None if another process of this host fetched it.
+    """
+
+    name: str
+    data: bytes = dataclasses.field(repr=False)
+    manifest: Manifest | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """What a look into the bucket brought.
+
+    Attributes:
+        values: those that the caller has not seen, best first.
+        asked: whether the bucket was asked; if not, asking again may bring more.
+    """
+
+    values: tuple[Value, ...] = ()
+    asked: bool = True
+
+
+class Incoming:
+    """Fetches bundles of torch's caches.
+
+    Args:
+        store: waits for the store, so many seconds at most.
+        host: whose caches.
+        counters: of the session.
+        files: which files of a kernel folder to write.
+        failed: told of what went wrong in the background.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Callable[[float | None], Store],
+        host: Callable[[], Host],
+        counters: Counters,
+        files: Files,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._store, self._host, self._counters, self._files, self._failed = store, host, counters, files, failed
+        self._flights: Flights[Arrival] = Flights()
+        self._lock = threading.Lock()
+        self._expected: dict[tuple[str, str], frozenset[str]] = {}
+        self._unusable: dict[tuple[str, str], dict[str, int]] = {}
+        self._autotune: dict[tuple[str, str], set[str]] = {}
+        self._brought: dict[tuple[str, str], dict[str, Manifest]] = {}
+
+    def fetch(self, kind: str, key: str, seen: Collection[str], timeout: float | None) -> Arrival:
+        """Bring the values of a key here, or wait for the thread that is doing so.
+
+        Args:
+            kind: `fx_graph` or `aot_autograd`.
+            key: the key there.
+            seen: file names of values that the caller has tried.
+            timeout: seconds.
+
+        Raises:
+            TritonSyncError: it failed.
+            TimeoutError: another thread takes longer (`concurrent.futures.TimeoutError`).
+        """
+        flight = self._flights.plan(kind, key, lambda: self._fetch(kind, key, seen, timeout))
+        flight.run()
+        return flight.result(timeout)
+
+    def under_way(self, kind: str, key: str) -> Flight[Arrival] | None:
+        """Return the fetch of this key, if one is under way or planned."""
+        return self._flights.get(kind, key)
+
+    def expect(self, kind: str, graphs: Mapping[str, Collection[str]]) -> None:
+        """Begin to fetch exactly these variants of these keys, all at once; those that are here are left alone."""
+        for key, variants in graphs.items():
+            if self._is_wanted(kind, key):
+                with self._lock:
+                    self._expected[kind, key] = frozenset(variants)
+                start_thread(self._in_background(kind, key).run)
+
+    def fetch_ahead(self, entries: Sequence[WorkloadEntry]) -> None:
+        """Fetch what an earlier run used, a few at a time; return when that is done."""
+        wanted: dict[tuple[str, str], set[str]] = {}
+        for entry in entries[:MAX_AHEAD]:
+            if entry.kind in ("aot_autograd", "fx_graph") and self._is_wanted(entry.kind, entry.key):
+                wanted.setdefault((entry.kind, entry.key), set()).add(entry.variant)
+        flights = {self._in_background(kind, key, frozenset(names)) for (kind, key), names in wanted.items()}
+        if flights:
+            in_parallel(lambda flight: flight.run(), flights, AHEAD_AT_ONCE)
+
+    def came_from_bucket(self, kind: str, key: str) -> Mapping[str, Manifest]:
+        """Return the manifests of what this process brought here for a key, by variant."""
+        with self._lock:
+            return dict(self._brought.get((kind, key), {}))
+
+    def unusable(self, kind: str, key: str, variant: str) -> int:
+        """Return the highest generation of a variant that could not be loaded; -1 for none."""
+        with self._lock:
+            return self._unusable.get((kind, key), {}).get(variant, -1)
+
+    def autotune(self, kind: str, key: str) -> frozenset[str]:
+        """Return the names of the autotune results that came with a key."""
+        with self._lock:
+            return frozenset(self._autotune.get((kind, key), ()))
+
+    def names(self, kind: str, key: str) -> frozenset[str]:
+        """Return the file names of the values of a key that are in Inductor's folder."""
+        try:
+            return frozenset(file.name for file in self._folder(kind, key).iterdir() if not file.name.startswith("."))
+        except (OSError, FormatError):
+            return frozenset()
+
+    def _folder(self, kind: str, key: str) -> Path:
+        return value_path(self._host().caches().inductor, kind, key, "0" * 64).parent
+
+    def _is_wanted(self, kind: str, key: str) -> bool:
+        return self._flights.get(kind, key) is None and not is_key_here(self._host().caches().inductor, kind, key)
+
+    def _in_background(self, kind: str, key: str, variants: frozenset[str] | None = None) -> Flight[Arrival]:
+        def work() -> Arrival:
+            try:
+                return self._fetch(kind, key, (), BACKGROUND_S, variants)
+            except TritonSyncError as exc:
+                # Whoever waits for it asks again, and meets the error itself.
+                self._failed(exc)
+                return Arrival(asked=False)
+
+        return self._flights.plan(kind, key, work)
+
+    def _fetch(
+        self,
+        kind: str,
+        key: str,
+        seen: Collection[str],
+        timeout: float | None,
+        variants: frozenset[str] | None = None,
+    ) -> Arrival:
+        deadline = Deadline(timeout)
+        store = self._store(deadline.left)
+        inductor = self._host().caches().inductor
+        with host_lock(inductor, f"{kind}/{key}", timeout=deadline.left):
+            # Another process of this host may have had the lock until now.
+            fresh = sorted(self.names(kind, key) - set(seen))
+            if fresh:
+                return Arrival(tuple(self._read(kind, key, fresh)), asked=False)
+            with self._lock:
+                variants = self._expected.get((kind, key), variants)
+            store.cpu = self._host().cpu()
+            found = store.load(
+                kind,
+                key,
+                variants=variants,
+                have=self._is_here if is_key_here(inductor, kind, key) else None,
+                timeout=deadline.left,
+            )
+            return Arrival(tuple(self._bring(kind, key, found)))
+
+    def _bring(self, kind: str, key: str, found: Found) -> Iterable[Value]:
+        with self._lock:
+            self._unusable.setdefault((kind, key), {}).update(found.unusable)
+            self._autotune.setdefault((kind, key), set()).update(found.autotune)
+        values = []
+        for loaded in found.bundles:
+            try:
+                restored = restore(loaded.bundle, self._host().caches(), autotune=found.autotune, files=self._files)
+            except FormatError as exc:
+                log.warning("%s cannot be used: %s", loaded.place.prefix, exc)
+                with self._lock:
+                    self._unusable[kind, key][loaded.manifest.variant] = loaded.manifest.generation
+                continue
+            self._counters.add(kernels_fetched=restored.emitted, conflicts=len(restored.conflicts))
+            if restored.value is not None:
+                with self._lock:
+                    self._brought.setdefault((kind, key), {})[loaded.manifest.variant] = loaded.manifest
+                values.append(Value(self._name(loaded.manifest), restored.value, loaded.manifest))
+        return values
+
+    def _read(self, kind: str, key: str, names: Iterable[str]) -> Iterable[Value]:
+        folder = self._folder(kind, key)
+        for name in names:
+            try:
+                yield Value(name, (folder / name).read_bytes(), None)
+            except OSError as exc:  # noqa: PERF203 - each may fail by itself
+                log.info("%s cannot be read: %s", folder / name, exc)
+
+    def _is_here(self, manifest: Manifest) -> bool:
+        caches = self._host().caches()
+        value = manifest.value
+        if value is None or not is_value_here(caches.inductor, manifest.kind, manifest.key, value):
+            return False
+        return all(is_kernel_here(caches.folder_of(k, manifest.kind) / k.hash) for k in manifest.kernels)
+
+    def _name(self, manifest: Manifest) -> str:
+        return name_of(manifest) or ""
+
+
+def name_of(manifest: Manifest) -> str | None:
+    """Return the file name under which Inductor's folder holds the value of a bundle."""
+    if manifest.value is None:
+        return None
+    return value_path(Path(), manifest.kind, manifest.key, manifest.value.sha256).name

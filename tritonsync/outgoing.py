@@ -1,0 +1,246 @@
+"""From the caches of this host into the bucket, while a program runs: everything here happens on upload threads."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from tritonsync.autotune import payloads_of_results
+from tritonsync.caches import LocalCaches
+from tritonsync.counters import Counters
+from tritonsync.errors import AccessDeniedError, LocalCacheError
+from tritonsync.format.bundle import Bundle
+from tritonsync.format.facts import ValueFacts
+from tritonsync.format.value import bundle_of_value, facts_of_value
+from tritonsync.gather import gather
+from tritonsync.host import Host
+from tritonsync.incoming import Incoming, name_of
+from tritonsync.local import inductordir
+from tritonsync.local.autotune import AutotuneResult, autotune_results, results_of
+from tritonsync.once import warn_once
+from tritonsync.store import Published, Store
+from tritonsync.uploads import Uploads
+
+__all__ = ["Outgoing"]
+
+log = logging.getLogger(__name__)
+
+#: Ranks of uploads: first what makes a bundle exist, then what belongs to it, then what it can be loaded without.
+PUBLISH, BELONGINGS, COMPLETE = 0, 1, 2
+#: Seconds that one upload may take.
+UPLOAD_S = 120.0
+#: A random pause of at most so many seconds before a writer looks whether its bundle is there: of a hundred workers
+#: that start cold together, most then find the bundle of the first.
+HERD_S = 0.5
+#: Autotuning runs in the first calls after a compile; so many seconds later its results are looked for.
+SETTLED_S = 20.0
+
+
+class Outgoing:
+    """Publishes bundles.
+
+    Args:
+        store: waits for the store, so many seconds at most.
+        host: whose caches.
+        incoming: what came from the bucket.
+        counters: of the session.
+        used: told kind, key and variant of each bundle that is in the bucket now.
+        writes: whether the bucket may be written.
+        failed: told of what went wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Callable[[float | None], Store],
+        host: Callable[[], Host],
+        incoming: Incoming,
+        counters: Counters,
+        used: Callable[[str, str, str], None],
+        writes: bool,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._store, self._host, self._incoming, self._counters = store, host, incoming, counters
+        self._used, self._writes, self._failed = used, writes, failed
+        self._queue = Uploads(self._upload_failed)
+        self._lock = threading.RLock()
+        self._started = time.time()
+        self._facts: dict[tuple[str, str], ValueFacts] = {}
+        self._made: set[tuple[str, str]] = set()
+        self._graphs: set[tuple[str, str]] = set()
+        self._tuned: dict[tuple[str, str], set[str]] = {}
+        self._newest: dict[tuple[str, str], bytes] = {}
+        self._look_at = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be uploaded."""
+        return self._queue.is_idle
+
+    def value(self, kind: str, key: str, data: bytes, refused: Collection[str]) -> None:
+        """Publish a value that torch has just made, with its kernels.
+
+        Args:
+            kind: `fx_graph` or `aot_autograd`.
+            key: the key there.
+            data: the value.
+            refused: file names of the values that torch was offered under this key, and made this one all the same.
+        """
+        caches, cpu = self._host().caches(), self._host().cpu()
+        self._submit(lambda: self._value(kind, key, data, frozenset(refused), caches, cpu), size=len(data))
+
+    def bundle(self, make: Callable[[], Bundle | None], after: int = -1) -> None:
+        """Publish the bundle that `make` returns; it is called on an upload thread. `after`: see `Store.publish`."""
+
+        def work() -> None:
+            bundle = make()
+            if bundle is not None and self._writes:
+                self._published(bundle, self._ready().publish(bundle, after=after, timeout=UPLOAD_S))
+
+        self._submit(work)
+
+    def newest(self, kind: str, key: str, data: bytes) -> None:
+        """Note the latest state of a value that changes; it is published once, at the end."""
+        with self._lock:
+            self._newest[kind, key] = data
+
+    def note_graph(self, kind: str, key: str) -> None:
+        """Note that a graph was used, whose autotune results may come."""
+        with self._lock:
+            self._graphs.add((kind, key))
+
+    def flush(self, seconds: float, last: Iterable[Callable[[Store], None]] = ()) -> None:
+        """Finish: wait for what is queued, publish what belongs to it, and `last`; at most so many seconds."""
+        end = time.monotonic() + seconds
+        self._queue.flush(end - time.monotonic(), up_to=PUBLISH)
+        if self._writes:
+            if self._graphs:
+                self._queue.submit(self._autotune, rank=BELONGINGS)
+            for (kind, key), data in self._newest.items():
+                self._queue.submit(functools.partial(self._publish_newest, kind, key, data), rank=BELONGINGS)
+            for work in last:
+                self._queue.submit(functools.partial(self._finish, work), rank=BELONGINGS)
+        self._queue.flush(end - time.monotonic())
+        self.close()
+
+    def close(self) -> None:
+        """Drop what is queued, and take no more."""
+        self._counters.add(dropped=self._queue.close())
+
+    def _submit(self, work: Callable[[], None], *, rank: int = PUBLISH, size: int = 0) -> None:
+        delay = random.uniform(0, HERD_S) if rank == PUBLISH else 0.0  # noqa: S311 - not a secret
+        if not self._queue.submit(work, rank=rank, delay=delay, size=size):
+            self._counters.add(dropped=1)
+            warn_once(log, "queue", "the upload queue is full; some results of this run will not be in the bucket")
+
+    def _ready(self) -> Store:
+        """Return the store, set for a bundle made now."""
+        store = self._store(UPLOAD_S)
+        store.environment = self._host().environment()
+        store.cpu = self._host().cpu()
+        return store
+
+    def _value(self, kind: str, key: str, data: bytes, refused: frozenset[str], caches: LocalCaches, cpu: str) -> None:
+        facts = facts_of_value(data)
+        with self._lock:
+            self._facts[kind, key] = facts
+            self._made.add((kind, key))
+            self._graphs.add((kind, key))
+        bundle = gather(kind, key, data, facts, caches, cpu=cpu)
+        self._counters.add(kernels_compiled=len({kernel.hash for kernel in bundle.kernels}))
+        if not self._writes:
+            return
+        store = self._ready()
+        after = self._incoming.unusable(kind, key, bundle.variant)
+        if refused:
+            there = store.load(kind, key, variants=(bundle.variant,), have=lambda _: True, timeout=UPLOAD_S).present
+            after = max([after, *(manifest.generation for manifest in there if name_of(manifest) in refused)])
+        self._published(bundle, store.publish(bundle, after=after, timeout=UPLOAD_S))
+        with self._lock:
+            soon = time.monotonic() >= self._look_at
+            if soon:
+                self._look_at = time.monotonic() + SETTLED_S
+        if soon:
+            self._queue.submit(self._autotune, rank=BELONGINGS, delay=SETTLED_S)
+
+    def _published(self, bundle: Bundle, published: Published) -> None:
+        if published.place is None:
+            return
+        self._used(bundle.kind, bundle.key, bundle.variant)
+        if published.created:
+            self._counters.add(published=1)
+            size = sum(kernel.size for kernel in bundle.kernels) + sum(p.size for p in bundle.payloads)
+            self._queue.submit(
+                lambda: self._complete(published), rank=COMPLETE, size=size
+            )  # full: the bundle can be loaded without
+
+    def _complete(self, published: Published) -> None:
+        self._ready().complete(published, timeout=UPLOAD_S)
+
+    def _finish(self, work: Callable[[Store], None]) -> None:
+        work(self._ready())
+
+    def _publish_newest(self, kind: str, key: str, data: bytes) -> None:
+        published = self._ready().publish_newest(bundle_of_value(kind, key, data), timeout=UPLOAD_S)
+        if published.place is not None:
+            self._counters.add(published=int(published.created))
+            self._used(kind, key, published.place.variant)
+
+    def _autotune(self) -> None:
+        """Publish autotune results, each with the graphs it belongs to.
+
+        For graphs made here, all that there are: an older graph may have the same kernel. For others, what is new.
+        """
+        inductor = self._host().caches().inductor
+        results = autotune_results(inductor)
+        recent = [result for result in results if self._is_recent(inductor, result)]
+        with self._lock:
+            graphs = sorted(self._graphs if recent else self._made)
+        for kind, key in graphs:
+            chosen = results if (kind, key) in self._made else recent
+            mine = payloads_of_results(results_of(chosen, self._facts_of(kind, key)))
+            known = self._incoming.autotune(kind, key) | self._tuned.setdefault((kind, key), set())
+            new = {name: data for name, data in mine.items() if name not in known}
+            if new:
+                self._ready().publish_autotune(kind, key, new, timeout=UPLOAD_S)
+                self._tuned[kind, key].update(new)
+
+    def _is_recent(self, inductor: Path, result: AutotuneResult) -> bool:
+        try:
+            # A second of grace: some file systems keep whole seconds only.
+            return (inductor / result.folder / result.name).stat().st_mtime >= self._started - 1
+        except OSError:
+            return False
+
+    def _facts_of(self, kind: str, key: str) -> ValueFacts:
+        """Return the facts of a graph, which is read again where this process did not make it."""
+        with self._lock:
+            known = self._facts.get((kind, key))
+        if known is None:
+            known = ValueFacts()
+            folder = inductordir.value_path(self._host().caches().inductor, kind, key, "0" * 64).parent
+            for name in self._incoming.names(kind, key):
+                data = inductordir.read_value(inductordir.LocalValue(kind, key, folder / name))
+                facts = ValueFacts() if data is None else facts_of_value(data)
+                known = ValueFacts(
+                    kernel_sources=known.kernel_sources | facts.kernel_sources,
+                    kernel_hashes=known.kernel_hashes | facts.kernel_hashes,
+                )
+            with self._lock:
+                self._facts[kind, key] = known
+        return known
+
+    def _upload_failed(self, exc: Exception) -> None:
+        self._counters.add(dropped=1)
+        if isinstance(exc, AccessDeniedError):
+            self._writes = False
+            warn_once(log, "denied", "this run publishes nothing: %s", exc)
+        elif isinstance(exc, LocalCacheError):
+            warn_once(log, "local", "a result is left out: %s", exc)
+        else:
+            self._failed(exc)

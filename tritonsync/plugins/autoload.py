@@ -1,0 +1,221 @@
+"""The `torch.backends` entry point: runs at the end of every `import torch`, and must not be noticed there.
+
+It imports nothing but the standard library and the settings, and does nothing at all without TRITONSYNC_URL. With one
+it waits, by a finder on `sys.meta_path`, for the modules of torch and Triton that plugins plug into, and makes first
+contact with the bucket on a daemon thread. An exception here would make `import torch` fail, whoever needed it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.abc
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+from tritonsync.errors import SettingsError
+from tritonsync.forkgate import no_fork
+from tritonsync.settings import Settings
+
+__all__ = ["HOOKS", "WATCH_HOOKS", "activate", "install", "uninstall"]
+
+log = logging.getLogger(__name__)
+
+#: Module -> functions (`module:name`) that are called with it once it is imported, and at once if it already is.
+HOOKS: dict[str, tuple[str, ...]] = {
+    "torch._inductor.codecache": ("tritonsync.plugins.inductor:patch_codecache",),
+    "torch._functorch._aot_autograd.autograd_cache": ("tritonsync.plugins.inductor:patch_autograd_cache",),
+    "torch._inductor.remote_cache": ("tritonsync.plugins.inductor:patch_remote_cache",),
+    "torch._inductor.runtime.autotune_cache": ("tritonsync.plugins.inductor:patch_autotune_cache",),
+    "torch._dynamo.pgo": ("tritonsync.plugins.inductor:patch_pgo",),
+    "triton.runtime.cache": ("tritonsync.plugins.triton:install",),
+}
+#: The same for runs that are watched (`tritonsync run`).
+WATCH_HOOKS: dict[str, tuple[str, ...]] = {
+    "torch._inductor.codecache": ("tritonsync.plugins.witness:watch_codecache",),
+    "torch._inductor.compile_fx": ("tritonsync.plugins.witness:watch_compile_fx",),
+    "torch._inductor.runtime.triton_heuristics": ("tritonsync.plugins.witness:watch_heuristics",),
+    "triton.runtime.autotuner": ("tritonsync.plugins.witness:watch_autotuner",),
+    "triton.knobs": ("tritonsync.plugins.witness:watch_knobs",),
+}
+#: Plugins that can be taken out again.
+_PLUGINS = ("tritonsync.plugins.inductor", "tritonsync.plugins.triton", "tritonsync.plugins.witness")
+
+
+def activate() -> None:
+    """Do what the environment asks for; called by torch. Never raises."""
+    try:
+        settings = Settings.from_env()
+    except SettingsError as exc:
+        log.warning("tritonsync stays off: %s", exc)
+        return
+    except Exception:
+        log.warning("tritonsync stays off", exc_info=True)
+        return
+    if settings.is_active or settings.report_dir is not None:
+        try:
+            _activate(settings)
+        except Exception:
+            log.warning("tritonsync stays off", exc_info=True)
+
+
+def install(settings: Settings | None = None) -> None:
+    """Plug tritonsync into torch.compile in this process; what the entry point does by itself where a URL is set.
+
+    Does nothing where the settings turn tritonsync off. Installing again changes the settings.
+
+    Args:
+        settings: None: taken from the environment.
+
+    Raises:
+        SettingsError: a variable cannot be understood.
+    """
+    settings = settings or Settings.from_env()
+    uninstall()
+    if settings.is_active or settings.report_dir is not None:
+        _activate(settings)
+
+
+def uninstall() -> None:
+    """Take tritonsync out of this process again, after a flush of what is to be uploaded."""
+    for finder in [finder for finder in sys.meta_path if isinstance(finder, _Finder)]:
+        sys.meta_path.remove(finder)
+    for name in _PLUGINS:
+        if name in sys.modules:
+            sys.modules[name].remove()
+    if "tritonsync.session" in sys.modules:
+        sys.modules["tritonsync.session"].stop()
+
+
+def _activate(settings: Settings) -> None:
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return
+    if settings.report_dir is not None:
+        _watch(settings.report_dir)
+    hooks: dict[str, list[Callable[[ModuleType], None]]] = {}
+    wanted = [*(HOOKS.items() if settings.is_active else ()), *(WATCH_HOOKS.items() if settings.report_dir else ())]
+    for name, targets in wanted:
+        hooks.setdefault(name, []).extend(functools.partial(_call, target, settings) for target in targets)
+    for name, functions in hooks.items():
+        # A module whose import has begun is patched by hand once it is done; nobody else will come back here.
+        module = sys.modules.get(name)
+        if module is not None and not _is_being_imported(module):
+            for function in functions:
+                function(module)
+    sys.meta_path.insert(0, _Finder(hooks))
+    if settings.is_active and not _is_compile_worker():
+        threading.Thread(target=_make_contact, args=(settings,), name="tritonsync-start", daemon=True).start()
+
+
+def _call(target: str, settings: Settings, module: ModuleType) -> None:
+    try:
+        if settings.is_active:
+            _start(settings)
+        name, _, function = target.partition(":")
+        getattr(importlib.import_module(name), function)(module)
+    except Exception:
+        if settings.report_dir is not None:
+            from tritonsync.report import Reporter
+
+            Reporter(settings.report_dir).say("blind", name=module.__name__)
+        if settings.strict:
+            raise
+        log.warning("tritonsync stays out of %s", module.__name__, exc_info=True)
+
+
+def _watch(folder: str) -> None:
+    from tritonsync.plugins import witness
+    from tritonsync.report import Reporter
+
+    reporter = Reporter(folder)
+    witness.start(reporter)
+    reporter.say("process", pid=os.getpid(), argv=sys.argv, helper=_is_compile_worker())
+
+
+def _start(settings: Settings) -> None:
+    from tritonsync import session  # it loads fsspec and more, which `import torch` must not wait for
+
+    session.start(settings, is_helper=_is_compile_worker())
+
+
+def _make_contact(settings: Settings) -> None:
+    torch = sys.modules.get("torch")
+    while torch is not None and _is_being_imported(torch):
+        time.sleep(0.005)
+    try:
+        with no_fork():
+            from tritonsync import session
+
+            now = session.start(settings)
+        if now is not None:
+            now.begin()
+    except Exception:
+        log.warning("no contact with the bucket", exc_info=True)
+
+
+def _is_being_imported(module: ModuleType) -> bool:
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+
+
+def _is_compile_worker() -> bool:
+    """Whether this is one of Inductor's compile workers (torch/_inductor/compile_worker, 2.11 to 2.15)."""
+    return bool(sys.argv) and "compile_worker" in sys.argv[0]
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the hooked modules as everybody else would, and calls the hooks once they have been executed."""
+
+    def __init__(self, hooks: dict[str, list[Callable[[ModuleType], None]]]) -> None:
+        self._hooks = hooks
+        self._busy = threading.local()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in self._hooks or getattr(self._busy, "name", None) == fullname:
+            return None
+        self._busy.name = fullname
+        try:
+            spec = self._ask_others(fullname, path, target)
+        finally:
+            self._busy.name = None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, self._hooks[fullname])
+        return spec
+
+    def _ask_others(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        for finder in sys.meta_path:
+            if not isinstance(finder, _Finder):
+                spec = finder.find_spec(fullname, path, target)
+                if spec is not None:
+                    return spec
+        return None
+
+
+class _Loader(importlib.abc.Loader):
+    """The module's own loader, which it gets back once it is executed."""
+
+    def __init__(self, loader: importlib.abc.Loader, hooks: list[Callable[[ModuleType], None]]) -> None:
+        self._loader = loader
+        self._hooks = hooks
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        for hook in self._hooks:
+            hook(module)

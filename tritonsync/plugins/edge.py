@@ -1,0 +1,92 @@
+"""The edge to a host program: functions of ours that it calls never raise, and what we change in it can be put back."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+from tritonsync import session
+from tritonsync.once import warn_once
+
+__all__ = ["Patches", "UnknownProgramError", "edge"]
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class UnknownProgramError(Exception):
+    """Something of the host program is not as it was in the versions that are known; it never leaves `plugins`."""
+
+
+def edge(fallback: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:  # noqa: ANN401 - a T, as an instance of it
+    """Return `fallback` where the function raises, and say so once per cause; with TRITONSYNC_STRICT=1, raise.
+
+    Its time counts as our own.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            now = None
+            try:
+                now = session.current()
+                if now is None:
+                    return function(*args, **kwargs)
+                with now.counters.own():
+                    return function(*args, **kwargs)
+            except Exception as exc:
+                if now is not None and now.settings.strict:
+                    raise
+                cause = f"{function.__module__}.{function.__qualname__} {type(exc).__name__}"
+                warn_once(log, cause, "%s failed; the program goes on without it: %r", function.__qualname__, exc)
+                log.debug("where it failed", exc_info=True)
+                return cast("T", fallback)
+
+        return guarded
+
+    return decorate
+
+
+class Patches:
+    """Attributes of a host program that were replaced, and what was there before."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def replace(self, owner: Any, name: str, parameters: tuple[str, ...], make: Callable[[Any], Any]) -> None:  # noqa: ANN401
+        """Replace a function by what `make` makes of it.
+
+        Args:
+            owner: the class or module that has it.
+            name: its name there.
+            parameters: names of its parameters in the versions that are known.
+            make: given the original function; static and class methods come as the plain function and go back as such.
+
+        Raises:
+            UnknownProgramError: it is not there, or has other parameters.
+        """
+        static = inspect.getattr_static(owner, name, None)
+        function = static.__func__ if isinstance(static, (staticmethod, classmethod)) else static
+        if not inspect.isfunction(function):
+            raise UnknownProgramError(f"{owner.__name__} has no function {name}")
+        found = tuple(inspect.signature(function).parameters)
+        if found != parameters:
+            raise UnknownProgramError(f"{owner.__name__}.{name} has the parameters {found} instead of {parameters}")
+        new: Any = functools.wraps(function)(make(function))
+        if isinstance(static, (staticmethod, classmethod)):
+            new = type(static)(new)
+        if name in vars(owner):
+            self._undo.append(lambda: setattr(owner, name, static))
+        else:
+            self._undo.append(lambda: delattr(owner, name))
+        setattr(owner, name, new)
+
+    def undo(self) -> None:
+        """Put back what was there before, last replaced first."""
+        while self._undo:
+            self._undo.pop()()

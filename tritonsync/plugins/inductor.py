@@ -1,0 +1,211 @@
+"""torch.compile: plugs the session into Inductor's caches. The only file that imports torch.
+
+Each `patch_*` function is called with a module of torch once that is imported. What they rely on was read in torch
+2.11, 2.13 and 2.15; where a signature differs, all of it is taken back, with one warning, and torch works as ever.
+
+torch's own switches for remote caches stay off: they are part of the AOTAutograd key.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tritonsync import session
+from tritonsync.caches import LocalCaches
+from tritonsync.environment import host_environment
+from tritonsync.format.manifest import Environment
+from tritonsync.host import Host
+from tritonsync.local.cpu import NO_ISA, host_cpu
+from tritonsync.local.tritondir import default_triton_dir
+from tritonsync.once import warn_once
+from tritonsync.plugins.besides import autotune_get, autotune_put, pgo_cache_class
+from tritonsync.plugins.edge import Patches, UnknownProgramError, edge
+from tritonsync.plugins.graphs import GraphCaches
+
+__all__ = [
+    "patch_autograd_cache",
+    "patch_autotune_cache",
+    "patch_codecache",
+    "patch_pgo",
+    "patch_remote_cache",
+    "remove",
+]
+
+log = logging.getLogger(__name__)
+
+_patches = Patches()
+_given_up = False
+
+
+def _careful(patch: Callable[[Any], None]) -> Callable[[ModuleType], None]:
+    """Take everything back where torch is not as expected."""
+
+    @wraps(patch)
+    def guarded(module: ModuleType) -> None:
+        global _given_up
+        if _given_up:
+            return
+        try:
+            patch(module)
+        except UnknownProgramError as exc:
+            _given_up = True
+            _patches.undo()
+            version = getattr(sys.modules.get("torch"), "__version__", "?")
+            warn_once(log, "torch", "tritonsync stays out of torch.compile: torch %s is not known, %s", version, exc)
+
+    return guarded
+
+
+def remove() -> None:
+    """Take tritonsync out of torch."""
+    global _given_up
+    _patches.undo()
+    _given_up = False
+
+
+@_careful
+def patch_codecache(codecache: Any) -> None:  # noqa: ANN401
+    """Plug into `torch._inductor.codecache`."""
+    parameters = ("cls", "local", "remote_cache", "key")
+    _patches.replace(codecache.GuardedCache, "iterate_over_candidates", parameters, _graphs.candidates)
+    _patches.replace(codecache.FxGraphCache, "_write_to_local_cache", ("key", "content"), _graphs.write("fx_graph"))
+    _patches.replace(codecache.InductorCacheArtifact, "populate_cache", ("self",), _graphs.populate)
+    session.set_host(Host(caches=_caches, cpu=_cpu, environment=_environment))
+
+
+@_careful
+def patch_autograd_cache(autograd_cache: Any) -> None:  # noqa: ANN401
+    """Plug into `torch._functorch._aot_autograd.autograd_cache`."""
+    write = _graphs.write("aot_autograd")
+    _patches.replace(autograd_cache.AOTAutogradCache, "_write_to_local_cache", ("key", "content"), write)
+    _patches.replace(autograd_cache.AOTAutogradCacheArtifact, "populate_cache", ("self",), _graphs.populate)
+    # The last of the modules that every compile imports: torch is as expected.
+    now = session.current()
+    if now is not None:
+        now.go_ahead()
+
+
+@_careful
+def patch_remote_cache(remote_cache: Any) -> None:  # noqa: ANN401
+    """Plug into `torch._inductor.remote_cache`, which holds the local autotune cache since torch 2.13."""
+    if hasattr(remote_cache, "LocalAutotuneCache"):
+        _patch_autotune(remote_cache.LocalAutotuneCache)
+
+
+@_careful
+def patch_autotune_cache(autotune_cache: Any) -> None:  # noqa: ANN401
+    """Plug into `torch._inductor.runtime.autotune_cache`, which holds the local autotune cache up to torch 2.12."""
+    local = autotune_cache.LocalAutotuneCache
+    if local.__module__ == autotune_cache.__name__:
+        _patch_autotune(local)
+
+
+def _patch_autotune(local_cache: Any) -> None:  # noqa: ANN401
+    _patches.replace(local_cache, "_get", ("self", "key", "sample"), autotune_get(_cache_dir))
+    _patches.replace(local_cache, "_put", ("self", "key", "value", "sample"), autotune_put(_cache_dir))
+
+
+@_careful
+def patch_pgo(pgo: Any) -> None:  # noqa: ANN401
+    """Plug into `torch._dynamo.pgo`: where no remote cache of profiles is chosen, it is ours."""
+
+    def make(original: Callable[[], Any]) -> Callable[[], Any]:
+        def get_remote_cache() -> Any:  # noqa: ANN401
+            return original() or _profiles()
+
+        return get_remote_cache
+
+    _patches.replace(pgo, "get_remote_cache", (), make)
+
+
+@edge(None)
+def _profiles() -> Any:  # noqa: ANN401
+    from torch._dynamo import config as dynamo_config
+    from torch._inductor.remote_cache import RemoteCache
+    from torch.compiler import config
+
+    chosen = dynamo_config.automatic_dynamic_remote_pgo
+    if config.force_disable_caches or chosen is not None or session.current() is None:
+        return None
+    return pgo_cache_class(RemoteCache)()
+
+
+def _cache_dir() -> str:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return str(cache_dir())
+
+
+def _triton_cache_dir(device: int | None) -> Path:
+    from torch._inductor.runtime.cache_dir_utils import triton_cache_dir
+
+    return Path(triton_cache_dir(device))
+
+
+def _caches() -> LocalCaches:
+    return LocalCaches(
+        inductor=Path(_cache_dir()),
+        graph_kernels=_triton_cache_dir,
+        loose_kernels=lambda device: _loose_kernels() if device is None else _triton_cache_dir(device),
+    )
+
+
+def _loose_kernels() -> Path:
+    knobs = sys.modules.get("triton.knobs")
+    return default_triton_dir() if knobs is None else Path(knobs.cache.dir)
+
+
+def _cpu() -> str:
+    """Return `machine:isa` as torch has picked it, or would pick it.
+
+    Asking torch compiles a probe where it has not been asked before, which a program without CPU graphs never does.
+    """
+    from torch._inductor import config, cpu_vec_isa
+
+    now = session.current()
+    host = host_cpu(None if now is None else now.settings.cpu_capability)
+    if not cpu_vec_isa.valid_vec_isa_list.cache_info().currsize and config.cpp.simdlen is None:
+        return host
+    picked = cpu_vec_isa.pick_vec_isa()
+    isa = str(picked) if picked else NO_ISA
+    # On arm64 the host's text says more: torch calls SVE of all lengths `asimd`.
+    return host if host.partition(":")[2].startswith(f"{isa} sve") else f"{platform.machine()}:{isa}"
+
+
+def _environment() -> Environment:
+    import torch
+
+    triton = sys.modules.get("triton")
+    device = target = None
+    if torch.cuda.is_initialized():
+        device = torch.cuda.get_device_name()
+        if not torch.version.hip:
+            major, minor = torch.cuda.get_device_capability()
+            target = f"cuda:{major}{minor}"
+    return host_environment(
+        torch=str(torch.__version__),
+        triton=getattr(triton, "__version__", None),
+        cuda=torch.version.cuda,
+        device=device,
+        target=target,
+    )
+
+
+def _extern_libs_key() -> str | None:
+    """Return torch's key of this host's libdevice (torch/_inductor/codecache.py `_lookup_graph`, 2.13 and later)."""
+    from torch.utils import _triton
+
+    try:
+        return str(_triton._extern_libs_key(_triton.triton_backend()))  # noqa: SLF001
+    except Exception:  # noqa: BLE001 - torch takes any failure for "none", and so do we
+        return None
+
+
+_graphs = GraphCaches(_extern_libs_key)
