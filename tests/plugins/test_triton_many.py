@@ -1,0 +1,74 @@
+"""Many workers that start cold at the same moment."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.faultproxy import FaultProxy
+from tests.plugins.plain import PROGRAM, PlainWorker, hits, hot, plain_worker
+from tests.raw import RawBucket
+from tests.servers import Server
+from tritonsync.format import pack
+from tritonsync.format.manifest import decode
+from tritonsync.format.objects import parse_manifest_name
+
+__all__ = ["plain_worker"]
+
+log = logging.getLogger(__name__)
+
+PROCESSES, KERNELS = 16, 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["moto", "rclone"])
+def test_workers_that_compile_the_same_kernels_at_once(
+    plain_worker: PlainWorker,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """Each has its own empty cache; every kernel is right, and the bucket has each of them once.
+
+    The second server ignores the condition of create-only writes: objects are overwritten there, by their equals.
+    """
+    server: Server = request.getfixturevalue(f"{kind}_server")
+    worker = PlainWorker(tmp_path, plain_worker.site, PROGRAM)
+    expected = hot(worker.run("compile_kernels", KERNELS))
+    with FaultProxy(server.endpoint) as proxy:
+        place = server.place(endpoint=proxy.url, bucket="bucket" if kind == "rclone" else None)
+        started = [worker.start("compile_when_told", KERNELS, bucket=place) for _ in range(PROCESSES)]
+        for process, _ in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process, _ in started:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        done = [worker.end(process, reports) for process, reports in started]
+        puts = proxy.count("PUT")
+    assert [one.code for one in done] == [0] * PROCESSES, [one.err for one in done]
+    assert all(hot(one) == expected for one in done)
+    assert sum(one.counts["dropped"] for one in done) == 0
+
+    place = server.at(place.bucket, place.url.partition("://")[2].partition("/")[2])  # the proxy is gone
+    with RawBucket(place.url, place.options) as bucket:
+        objects = bucket.names()
+        contents = []
+        for name in bucket.names(r"^bundles/triton/.*/manifest\.json$"):
+            place_of_it = parse_manifest_name(name)
+            assert place_of_it is not None
+            bundle = pack.decode(bucket.read(place_of_it.pack), decode(bucket.read(name), name))
+            contents += [(kernel.hash, kernel.content_id) for kernel in bundle.kernels]
+        assert len(contents) == len(set(contents)) == KERNELS
+        assert len({kernel_hash for kernel_hash, _ in contents}) == KERNELS
+        assert len(bucket.names(r"^kernels/.*/.*\.cubin$")) == KERNELS
+    accepted = int(sum(one.counts["objects_created"] for one in done))
+    log.info("%s: %d PUTs accepted, %d refused; %d objects", kind, accepted, puts - accepted, len(objects))
+    if kind == "moto":
+        assert accepted == len(objects) <= puts
+    late = worker.run("compile_kernels", KERNELS, bucket=place)
+    assert hits(late) == [True] * KERNELS
+    assert hot(late) == expected

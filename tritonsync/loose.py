@@ -1,0 +1,272 @@
+"""Kernels of no graph, while a program runs: those that Triton compiles by itself, and no value of torch holds.
+
+Each is a bundle of its own, `triton/<kernel hash>`, that is asked for where the program needs the kernel. So that the
+next run need not ask, all kernels that a run used are in the bundle of its workload too: one download, begun as soon as
+Triton is in the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
+
+from tritonsync.counters import Counters
+from tritonsync.errors import FormatError, TritonSyncError
+from tritonsync.format.bundle import Bundle
+from tritonsync.format.kernel import Kernel
+from tritonsync.format.manifest import KernelEntry, Manifest
+from tritonsync.format.objects import BundlePlace, key_prefix
+from tritonsync.format.workload import WorkloadEntry
+from tritonsync.host import Host
+from tritonsync.local import tritondir
+from tritonsync.local.lock import host_lock
+from tritonsync.local.presence import is_kernel_here
+from tritonsync.reader import Loaded
+from tritonsync.record import Record, entries_of
+from tritonsync.remote.calls import in_parallel, start_thread
+from tritonsync.remote.deadline import Deadline
+from tritonsync.settings import Files
+from tritonsync.store import Store
+
+__all__ = ["KIND", "LooseKernels"]
+
+log = logging.getLogger(__name__)
+
+KIND = "triton"
+#: Seconds that a fetch in the background may take.
+BACKGROUND_S = 60.0
+#: Bundles fetched ahead one by one, and how many at a time.
+MAX_SINGLE, SINGLE_AT_ONCE = 256, 4
+#: After so many misses in a row the program is new to the bucket: each further question would cost it a round trip,
+#: and in the end the budget that graphs and uploads live on.
+MAX_MISSES = 64
+#: Timings of one GPU model: they belong to a variant, and are never in the bundle of a workload.
+_TIMINGS = ".autotune.json"
+
+
+class LooseKernels:
+    """Fetches kernels of no graph, and knows which of them this run used.
+
+    Args:
+        store: waits for the store, so many seconds at most.
+        host: whose caches.
+        record: of the session.
+        counters: of the session.
+        files: which files of a kernel folder to write.
+        failed: told of what went wrong in the background.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Callable[[float | None], Store],
+        host: Callable[[], Host],
+        record: Record,
+        counters: Counters,
+        files: Files,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._store, self._host, self._record, self._counters = store, host, record, counters
+        self._files, self._failed = files, failed
+        self._lock = threading.Lock()
+        self._is_wanted = threading.Event()
+        self._is_ahead = threading.Event()
+        self._misses = 0
+        #: Kernel hash -> the folder it was brought to by this process, and the one in which this run used it.
+        self._brought: dict[str, Path] = {}
+        self._used: dict[str, Path] = {}
+        #: Kernels that came ahead for hosts of one kind: nobody knows yet whether this is one.
+        self._held: dict[tuple[str, str], Loaded] = {}
+        self._generations: dict[tuple[str, str], int] = {}
+
+    def begin(self, manifest: Manifest | None) -> None:
+        """Fetch ahead, in the background, what the last run used; None: nothing is known of it."""
+        if manifest is None:
+            self._is_ahead.set()
+        else:
+            start_thread(lambda: self._run_ahead(manifest))
+
+    def go_ahead(self) -> None:
+        """Say that Triton is in the process, and its cache folder known."""
+        self._is_wanted.set()
+
+    def fetch(self, key: str, variant: str, base: Path, timeout: float | None) -> bool:
+        """Bring a kernel into `<base>/<key>`; return whether it is there now.
+
+        There is no lock around it as there is for graphs: a kernel is some kilobytes, so two processes of a host that
+        fetch it both lose less than they would by waiting for each other where the bucket lacks it.
+
+        Raises:
+            TritonSyncError: the bucket could not be asked.
+            TimeoutError: what is fetched ahead takes longer (`concurrent.futures.TimeoutError`).
+        """
+        deadline = Deadline(timeout)
+        store = self._store(deadline.left)
+        self.go_ahead()
+        if not self._is_ahead.wait(deadline.left):
+            raise FutureTimeoutError
+        if self._came_ahead(key, variant, base):
+            return True
+        if self._misses >= MAX_MISSES:
+            return False
+        found = store.load(KIND, key, variants=(variant,), timeout=deadline.left)
+        with self._lock:
+            if variant in found.unusable:
+                self._generations[key, variant] = found.unusable[variant]
+            self._misses = 0 if found.bundles else self._misses + 1
+        if self._misses == MAX_MISSES:
+            log.info("the bucket lacked the last %d kernels; it is not asked for more in this process", MAX_MISSES)
+        return any(self._place(loaded, variant, base) for loaded in found.bundles)
+
+    def use(self, key: str, folder: Path) -> None:
+        """Note that Triton has taken a kernel from its cache, where it lies in `folder`."""
+        with self._lock:
+            is_new, came = key not in self._used, key in self._brought
+            self._used[key] = folder
+        self._record.note(KIND, key)
+        if is_new:
+            self._counters.add(**{"hits" if came else "local_hits": 1})
+
+    def renewed(self, key: str, variant: str, folder: Path) -> int:
+        """Note that Triton has made a kernel; return the generation of it that proved unusable, -1 for none.
+
+        One that this process had brought here is such a generation: Triton would not take it.
+        """
+        with self._lock:
+            self._used[key] = folder
+            if key in self._brought:
+                self._generations.setdefault((key, variant), 0)
+                self._record.outdated()
+            return self._generations.get((key, variant), -1)
+
+    def collect(self, keys: Collection[str]) -> Iterator[Kernel]:
+        """Read those of the kernels that this run used from where they lie, for the bundle of its workload."""
+        torchs = self._host().caches().inductor / "triton"
+        for key in sorted(keys & self._used.keys()):
+            folder = self._used[key]
+            # Inductor moves Triton's cache into a folder of its own, one a device, from the first graph on.
+            device = int(folder.parent.name) if folder.parent.parent == torchs and _is_index(folder.parent) else None
+            try:
+                kernel = tritondir.collect(folder, device)
+            except TritonSyncError as exc:
+                log.warning("kernel %s is left out: %s", key, exc)
+                continue
+            if kernel is not None and not any(file.name.endswith(_TIMINGS) for file in kernel.files):
+                yield kernel
+
+    def _run_ahead(self, manifest: Manifest) -> None:
+        try:
+            self._is_wanted.wait()
+            deadline = Deadline(BACKGROUND_S)
+            self._fetch_all(manifest, deadline)
+            self._fetch_singly(manifest, deadline)
+        except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
+            self._failed(exc)
+        finally:
+            self._is_ahead.set()
+
+    def _fetch_all(self, manifest: Manifest, deadline: Deadline) -> None:
+        """Bring the kernels of a workload's bundle here, those that are missing."""
+        caches = self._host().caches()
+        places = {(kernel.hash, kernel.content_id): caches.folder_of(kernel, KIND) for kernel in manifest.kernels}
+        if all(_is_here(kernel, places[kernel.hash, kernel.content_id]) for kernel in manifest.kernels):
+            return
+        store = self._store(deadline.left)
+        with host_lock(caches.loose_kernels(None), f"workload/{manifest.key}", timeout=deadline.left):
+            # Another process of this host may have had the lock until now.
+            wanted = [
+                kernel for kernel in manifest.kernels if not _is_here(kernel, places[kernel.hash, kernel.content_id])
+            ]
+            bundle = store.fetch(manifest, _place_of(manifest), timeout=deadline.left) if wanted else None
+            if bundle is None:
+                return
+            contents = {(kernel.hash, kernel.content_id) for kernel in wanted}
+            for kernel in bundle.kernels:
+                if (kernel.hash, kernel.content_id) in contents:
+                    self._emit(kernel, places[kernel.hash, kernel.content_id])
+
+    def _fetch_singly(self, manifest: Manifest, deadline: Deadline) -> None:
+        """Fetch the listed bundles whose kernels the workload's own lacks, and hold them until they are wanted."""
+        held = {kernel.hash for kernel in manifest.kernels}
+        base = self._host().caches().loose_kernels(None)
+        wanted = [
+            entry
+            for entry in entries_of(manifest)
+            if entry.kind == KIND and entry.key not in held and not is_kernel_here(base / entry.key)
+        ]
+        store = self._store(deadline.left)
+
+        def fetch(entry: WorkloadEntry) -> None:
+            for loaded in store.load(KIND, entry.key, variants=(entry.variant,), timeout=deadline.left).bundles:
+                with self._lock:
+                    self._held[entry.key, entry.variant] = loaded
+
+        in_parallel(fetch, wanted[:MAX_SINGLE], SINGLE_AT_ONCE)
+
+    def _came_ahead(self, key: str, variant: str, base: Path) -> bool:
+        """Whether what was fetched ahead has the kernel; it is put where it is wanted."""
+        with self._lock:
+            loaded = self._held.pop((key, variant), None)
+            folder = self._brought.get(key)
+        if loaded is not None:
+            return self._place(loaded, variant, base)
+        if folder is None:
+            return False
+        if folder == base / key:
+            return True
+        # Inductor has moved Triton's cache since.
+        kernel = tritondir.collect(folder, None)
+        return kernel is not None and self._emit(kernel, base)
+
+    def _place(self, loaded: Loaded, variant: str, base: Path) -> bool:
+        key, is_here, is_usable = loaded.bundle.key, False, _is_one_kernel(loaded.bundle)
+        try:
+            is_here = is_usable and self._emit(loaded.bundle.kernels[0], base)
+        except FormatError as exc:
+            is_usable = False
+            log.warning("%s cannot be used: %s", loaded.place.prefix, exc)
+        if is_here or not is_usable:
+            with self._lock:
+                self._generations[key, variant] = loaded.manifest.generation
+        if is_here:
+            self._record.note(KIND, key, variant)
+            self._counters.add(saved_s=loaded.manifest.compile_seconds)
+        return is_here
+
+    def _emit(self, kernel: Kernel, base: Path) -> bool:
+        emitted = tritondir.emit(kernel, base, files=self._files)
+        if emitted.outcome in ("busy", "conflict"):
+            self._counters.add(conflicts=int(emitted.outcome == "conflict"))
+            return False
+        if emitted.outcome in ("emitted", "repaired"):
+            self._counters.add(kernels_fetched=1)
+        with self._lock:
+            self._brought[kernel.hash] = emitted.path
+        return True
+
+
+def _is_one_kernel(bundle: Bundle) -> bool:
+    if [kernel.hash for kernel in bundle.kernels] == [bundle.key]:
+        return True
+    log.warning("%s/%s does not hold one kernel of that hash; left out", bundle.kind, bundle.key)
+    return False
+
+
+def _is_here(kernel: KernelEntry, base: Path) -> bool:
+    """Whether Triton can use the kernel's folder, or, of a folder that processes of several kinds share, the files."""
+    folder = base / kernel.hash
+    if any(file.name.startswith("__grp__") for file in kernel.files):
+        return is_kernel_here(folder)
+    return all((folder / file.name).exists() for file in kernel.files)
+
+
+def _place_of(manifest: Manifest) -> BundlePlace:
+    key = key_prefix(manifest.kind, manifest.key).split("/")[2]
+    return BundlePlace(manifest.kind, key, manifest.variant, manifest.bundle_id)
+
+
+def _is_index(folder: Path) -> bool:
+    return folder.name.isdecimal()
