@@ -25,7 +25,7 @@ class RawBucket:
         self.options = dict(options or {})
         self._opened: list[Bucket] = []
 
-    def __enter__(self) -> RawBucket:
+    def __enter__(self) -> RawBucket:  # noqa: PYI034 - typing.Self is newer than Python 3.10
         return self
 
     def __exit__(self, *_exc: object) -> None:

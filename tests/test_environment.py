@@ -7,9 +7,9 @@ import pytest
 
 import tritonsync
 from tests.kernels import CompiledKernels, age, file_of, with_file
-from tritonsync.environment import environment_of_folder, host_environment, kernel_facts
 from tritonsync.format import manifest as manifests
 from tritonsync.format.bundle import Bundle
+from tritonsync.sync.environment import environment_of_folder, host_environment, kernel_facts
 
 
 def test_a_kernel_tells_who_compiled_it_and_for_what(compiled_kernels: CompiledKernels) -> None:

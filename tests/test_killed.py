@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.raw import RawBucket
-from tritonsync.caches import LocalCaches
 from tritonsync.format.objects import parse_manifest_name
 from tritonsync.local import tritondir
-from tritonsync.pull import pull
-from tritonsync.push import push
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.pull import pull
+from tritonsync.sync.push import push
 
 #: How often each is killed; more than in a quick run with TRITONSYNC_TEST_KILLS=50.
 KILLS = int(os.environ.get("TRITONSYNC_TEST_KILLS", "8"))
@@ -49,7 +49,7 @@ def check_bucket(raw: RawBucket) -> int:
 
 
 def remove_some(raw: RawBucket, rng: random.Random) -> None:
-    """Remove whole bundles and single kernel files, so that the next push has work to do and meets all kinds of rests."""
+    """Remove whole bundles and single kernel files: the next push has work to do, and meets all kinds of rests."""
     gone = [
         prefix for prefix in sorted({name.rpartition("/")[0] for name in raw.names(r"^bundles/")}) if rng.random() < 0.5
     ]

@@ -10,11 +10,11 @@ import pytest
 
 from tests.bundles import make_bundle
 from tests.raw import RawBucket
-from tritonsync.caches import LocalCaches
 from tritonsync.local import tritondir
-from tritonsync.pull import Pulled, pull
-from tritonsync.push import push
 from tritonsync.store import Store
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.pull import Pulled, pull
+from tritonsync.sync.push import push
 
 PROCESSES = 32
 

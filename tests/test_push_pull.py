@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.raw import RawBucket
-from tritonsync.caches import LocalCaches
 from tritonsync.errors import TritonSyncError
-from tritonsync.pull import Pulled, pull
-from tritonsync.push import Pushed, push
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.pull import Pulled, pull
+from tritonsync.sync.push import Pushed, push
 
 
 def push_folder(raw: RawBucket, folder: Path, workload: str = "w") -> Pushed:

@@ -13,11 +13,11 @@ import pytest
 import typer.main
 
 from tests.raw import RawBucket
-from tritonsync.caches import LocalCaches
 from tritonsync.cli.app import app
 from tritonsync.format import manifest as manifests
-from tritonsync.push import push
 from tritonsync.settings import VARIABLES
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.push import push
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 from tests.kernels import CompiledKernels
 from tests.raw import RawBucket
 from tritonsync.format.kernel import Kernel
-from tritonsync.record import Record, entries_of
+from tritonsync.session.record import Record, entries_of
 from tritonsync.store import Store
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tritonsync.counters import Counters, summary
-from tritonsync.flights import Flights
-from tritonsync.record import program_name
-from tritonsync.uploads import CAPACITY, Uploads
+from tritonsync.session.counters import Counters, summary
+from tritonsync.session.flights import Flights
+from tritonsync.session.record import program_name
+from tritonsync.session.uploads import CAPACITY, Uploads
 
 
 def unexpected(exc: Exception) -> None:

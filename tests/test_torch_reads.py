@@ -1,4 +1,4 @@
-"""PyTorch itself is the judge: a cache that was pushed and pulled is warm for a torch that knows nothing of tritonsync."""
+"""PyTorch is the judge: a cache that was pushed and pulled is warm for a torch that knows nothing of tritonsync."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.raw import RawBucket
-from tritonsync.caches import LocalCaches
 from tritonsync.local.cpu import host_cpu
-from tritonsync.pull import pull
-from tritonsync.push import push
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.pull import pull
+from tritonsync.sync.push import push
 
 PROGRAM = Path(__file__).parent / "programs" / "torch_compile_once.py"
 

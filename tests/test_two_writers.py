@@ -12,11 +12,11 @@ import zstandard
 
 from tests.bundles import make_bundle, make_kernel
 from tests.raw import RawBucket
-from tritonsync.caches import LocalCaches
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle
 from tritonsync.local import tritondir
-from tritonsync.restore import restore
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.restore import restore
 
 BUILDS = ("one", "two")
 

@@ -31,11 +31,11 @@ import zstandard
 
 from tests.faultproxy import FaultProxy
 from tests.servers import Place, Server, run_rclone
-from tritonsync.caches import LocalCaches
-from tritonsync.pull import pull
-from tritonsync.push import push
 from tritonsync.remote.bucket import Bucket
 from tritonsync.store import Store
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.pull import pull
+from tritonsync.sync.push import push
 
 Way = Callable[[Path], None]
 TMPFS = "/dev/shm"

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.faultproxy import FaultProxy
 from tests.gpu.pairs import paired_ratio
 from tests.servers import run_rclone
-from tritonsync.report import read_reports
+from tritonsync.watch.report import read_reports
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("plain_kernels.py")
@@ -79,9 +79,7 @@ class Machine:
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("TRITON", "TORCHINDUCTOR_"))}
         environ |= {
             # What was there already may be how our own dependencies are found.
-            "PYTHONPATH": os.pathsep.join(
-                [str(self._site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-            ),
+            "PYTHONPATH": os.pathsep.join([str(self._site), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "TRITON_HOME": str(caches / "home"),
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
             "TRITON_CACHE_AUTOTUNING": "1",

@@ -183,11 +183,11 @@ def counters() -> dict[str, int]:
 
 
 def tritonsync_counts() -> dict[str, float]:
-    if "tritonsync.session" not in sys.modules:
+    if "tritonsync.session.session" not in sys.modules:
         return {}
     import dataclasses
 
-    from tritonsync import session
+    from tritonsync.session import session
 
     now = session.current()
     return {} if now is None else dataclasses.asdict(now.counters.now)

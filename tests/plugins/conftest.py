@@ -16,7 +16,7 @@ import pytest
 
 from tests.raw import RawBucket
 from tests.servers import Place
-from tritonsync.report import read_reports
+from tritonsync.watch.report import read_reports
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).with_name("programs.py")

@@ -16,7 +16,7 @@ import torch  # noqa: F401 - loads the plugin
 from torch._functorch._aot_autograd.autograd_cache import AOTAutogradCache
 from torch._inductor.codecache import FxGraphCache
 
-from tritonsync import session
+from tritonsync.session import session
 
 CACHE = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
 

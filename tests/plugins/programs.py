@@ -186,17 +186,17 @@ def unknown_torch(url: str) -> None:
 
 #: Functions of ours on the ways that torch's calls take.
 _TARGETS = {
-    "Session.join": "tritonsync.session",
-    "Session.obtain": "tritonsync.session",
-    "Session.publish_value": "tritonsync.session",
-    "Session.note_used": "tritonsync.session",
-    "Session.lookup": "tritonsync.session",
-    "Session.publish_newest": "tritonsync.session",
-    "Incoming.names": "tritonsync.incoming",
-    "Incoming.expect": "tritonsync.incoming",
-    "Outgoing.note_graph": "tritonsync.outgoing",
-    "Outgoing.value": "tritonsync.outgoing",
-    "Counters.add": "tritonsync.counters",
+    "Session.join": "tritonsync.session.session",
+    "Session.obtain": "tritonsync.session.session",
+    "Session.publish_value": "tritonsync.session.session",
+    "Session.note_used": "tritonsync.session.session",
+    "Session.lookup": "tritonsync.session.session",
+    "Session.publish_newest": "tritonsync.session.session",
+    "Incoming.names": "tritonsync.session.incoming",
+    "Incoming.expect": "tritonsync.session.incoming",
+    "Outgoing.note_graph": "tritonsync.session.outgoing",
+    "Outgoing.value": "tritonsync.session.outgoing",
+    "Counters.add": "tritonsync.session.counters",
     "GraphCaches._expect_graphs": "tritonsync.plugins.graphs",
     "GraphCaches._note_offered": "tritonsync.plugins.graphs",
 }

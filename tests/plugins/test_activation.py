@@ -13,7 +13,7 @@ def test_without_a_url_nothing_is_loaded(worker: Worker) -> None:
     done = worker.end(process, reports)
     assert done.code == 0, done.err
     assert "tritonsync" not in done.err
-    assert not any(name.startswith(("fsspec", "s3fs", "tritonsync.session")) for name in done.out["modules"])
+    assert not any(name.startswith(("fsspec", "s3fs", "tritonsync.session.session")) for name in done.out["modules"])
 
 
 @pytest.mark.parametrize(

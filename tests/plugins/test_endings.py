@@ -13,12 +13,12 @@ import pytest
 from tests.plugins.conftest import ROOT, Worker
 from tests.raw import RawBucket
 from tests.servers import Place, Server
-from tritonsync.catalog import Catalog
-from tritonsync.verify import verify
+from tritonsync.audit.catalog import Catalog
+from tritonsync.audit.verify import verify
 
 PUBLISH_AND_LEAVE = """
 import sys
-from tritonsync import session
+from tritonsync.session import session
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.settings import Settings
 

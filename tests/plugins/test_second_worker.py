@@ -13,10 +13,10 @@ from tests.faultproxy import FaultProxy
 from tests.plugins.conftest import PROGRAMS, Filled, Worker, keys_of
 from tests.raw import RawBucket
 from tests.servers import Server
-from tritonsync.caches import LocalCaches
 from tritonsync.local.cpu import host_cpu
-from tritonsync.pull import pull
-from tritonsync.push import push
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.pull import pull
+from tritonsync.sync.push import push
 
 
 def bundles(raw: RawBucket, kind: str) -> list[str]:

@@ -17,10 +17,10 @@ from tests.plugins.conftest import Worker
 from tests.plugins.plain import PROGRAM, PlainWorker, hits, hot, plain_worker, triton_path
 from tests.raw import RawBucket
 from tests.servers import Server
-from tritonsync.caches import LocalCaches
 from tritonsync.local import tritondir
-from tritonsync.loose import MAX_MISSES
-from tritonsync.pull import pull
+from tritonsync.session.loose import MAX_MISSES
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.pull import pull
 
 __all__ = ["plain_worker", "triton_path"]
 

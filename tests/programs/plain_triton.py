@@ -51,7 +51,7 @@ def build(count: int) -> list[dict[str, Any]]:
 
 def finish(**said: Any) -> None:
     manager = knobs.cache.manager_class
-    heavy = ("fsspec", "torch", "tritonsync.session", "tritonsync.plugins.kernels")
+    heavy = ("fsspec", "torch", "tritonsync.session.session", "tritonsync.plugins.kernels")
     said |= {
         "triton": triton.__version__,
         "manager": None if manager is None else manager.__name__,
@@ -173,11 +173,11 @@ def forked(count: str) -> None:
 
 def broken(folder: str) -> None:
     """Compile while each function of ours that Triton calls, and some below, raises in turn."""
-    from tritonsync import session
     from tritonsync.local import tritondir
-    from tritonsync.loose import LooseKernels
     from tritonsync.plugins import kernels as ours
-    from tritonsync.session import Session
+    from tritonsync.session import session
+    from tritonsync.session.loose import LooseKernels
+    from tritonsync.session.session import Session
 
     owners = [
         (session, "current"),

@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """Compile and run two small functions on the CPU, forward and backward; print torch's own cache counters as JSON."""
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tritonsync.catalog import Entry, KernelPlace
+from tritonsync.audit.catalog import Entry, KernelPlace
 from tritonsync.cli.output import age, amount, size
 from tritonsync.errors import FormatError
 from tritonsync.format.manifest import Manifest

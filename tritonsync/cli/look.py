@@ -34,10 +34,10 @@ def ls(
     as_json: Json = False,
 ) -> None:
     """List the bundles in the bucket, newest first."""
-    from tritonsync.catalog import Catalog
+    from tritonsync.audit.catalog import Catalog
     from tritonsync.cli.describe import HEADERS, described, row
     from tritonsync.format.bundle import KINDS
-    from tritonsync.keys import trust_of
+    from tritonsync.store.keys import trust_of
 
     if kind is not None and kind not in KINDS:
         raise typer.BadParameter(f"{kind!r} is no kind of bundle; these are: {', '.join(KINDS)}")
@@ -78,9 +78,9 @@ def show(
 
     Where and with what it was made, its kernels and payloads, and for a workload what it lists.
     """
-    from tritonsync.catalog import Catalog
+    from tritonsync.audit.catalog import Catalog
     from tritonsync.cli.describe import bundle_text, document, kernel_text
-    from tritonsync.keys import trust_of
+    from tritonsync.store.keys import trust_of
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)

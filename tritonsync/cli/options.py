@@ -12,10 +12,10 @@ from tritonsync.errors import LocalCacheError, SettingsError
 from tritonsync.settings import VARIABLES, Settings
 
 if TYPE_CHECKING:
-    from tritonsync.caches import LocalCaches
     from tritonsync.format.manifest import Environment
     from tritonsync.remote.bucket import Bucket
     from tritonsync.store import Store
+    from tritonsync.sync.caches import LocalCaches
 
 __all__ = [
     "Connection",
@@ -129,9 +129,9 @@ class Connection:
 
     def store(self, environment: Environment | None = None) -> Store:
         """Return the store in this bucket; what it saves says `environment`."""
-        from tritonsync.keys import signer_of, trust_of
         from tritonsync.local.cpu import host_cpu
         from tritonsync.store import Store
+        from tritonsync.store.keys import signer_of, trust_of
 
         return Store(
             self.bucket,
@@ -179,8 +179,8 @@ def local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path
     Raises:
         LocalCacheError: an option names what is no folder.
     """
-    from tritonsync.caches import LocalCaches
     from tritonsync.local.inductordir import default_inductor_dir
+    from tritonsync.sync.caches import LocalCaches
 
     for option, given in (("--inductor-dir", inductor_dir), ("--triton-dir", triton_dir)):
         if given is not None and given.exists() and not given.is_dir():

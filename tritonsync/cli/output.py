@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tritonsync.parallel import Progress
+from tritonsync.sync.parallel import Progress
 
 __all__ = ["Output", "age", "amount", "complain", "size"]
 

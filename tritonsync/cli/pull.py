@@ -62,7 +62,7 @@ def pull(
 
     PyTorch and Triton start warm from them. What is there already is not fetched again.
     """
-    from tritonsync.pull import pull as pull_workload
+    from tritonsync.sync.pull import pull as pull_workload
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)

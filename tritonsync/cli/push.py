@@ -40,9 +40,9 @@ def push(
     Everything in the cache folders, and a workload that lists it. What the bucket has already is not sent again. When
     the command returns, everything is in the bucket.
     """
-    from tritonsync.environment import environment_of_folder
     from tritonsync.local import inductordir, tritondir
-    from tritonsync.push import push as push_caches
+    from tritonsync.sync.environment import environment_of_folder
+    from tritonsync.sync.push import push as push_caches
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)

@@ -36,7 +36,7 @@ def run(
     compiled anew by torch on every machine, and does not count.
     """
     from tritonsync.settings import Settings
-    from tritonsync.watch import watch
+    from tritonsync.watch.watch import watch
 
     watched = watch(command, Settings.from_env())
     if report is not None:

@@ -40,9 +40,9 @@ def verify(
     Names each object that is bad, and exits with 1 if there is one. Signatures are checked where keys are trusted. What
     is missing but made up for by another object is a warning: it loads, and the next push adds it.
     """
-    from tritonsync.catalog import Catalog
-    from tritonsync.keys import trust_of
-    from tritonsync.verify import verify as verify_bundles
+    from tritonsync.audit.catalog import Catalog
+    from tritonsync.audit.verify import verify as verify_bundles
+    from tritonsync.store.keys import trust_of
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)

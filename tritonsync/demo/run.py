@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsync.caches import LocalCaches
-from tritonsync.environment import environment_of_folder
 from tritonsync.errors import MissingExtraError, TritonSyncError
 from tritonsync.format.manifest import Environment
-from tritonsync.pull import pull
-from tritonsync.push import push
 from tritonsync.store import Store
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.environment import environment_of_folder
+from tritonsync.sync.pull import pull
+from tritonsync.sync.push import push
 
 __all__ = ["MAX_KERNELS", "WORKLOAD", "Demo", "demo"]
 

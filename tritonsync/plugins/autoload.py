@@ -21,7 +21,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from tritonsync.errors import SettingsError
-from tritonsync.forkgate import no_fork
+from tritonsync.session.forkgate import no_fork
 from tritonsync.settings import Settings
 
 __all__ = ["HOOKS", "WATCH_HOOKS", "activate", "install", "uninstall"]
@@ -90,8 +90,8 @@ def uninstall() -> None:
     for name in _PLUGINS:
         if name in sys.modules:
             sys.modules[name].remove()
-    if "tritonsync.session" in sys.modules:
-        sys.modules["tritonsync.session"].stop()
+    if "tritonsync.session.session" in sys.modules:
+        sys.modules["tritonsync.session.session"].stop()
 
 
 def _activate(settings: Settings) -> None:
@@ -122,7 +122,7 @@ def _call(target: str, settings: Settings, module: ModuleType) -> None:
         getattr(importlib.import_module(name), function)(module)
     except Exception:
         if settings.report_dir is not None:
-            from tritonsync.report import Reporter
+            from tritonsync.watch.report import Reporter
 
             Reporter(settings.report_dir).say("blind", name=module.__name__)
         if settings.strict:
@@ -132,7 +132,7 @@ def _call(target: str, settings: Settings, module: ModuleType) -> None:
 
 def _watch(folder: str) -> None:
     from tritonsync.plugins import witness
-    from tritonsync.report import Reporter
+    from tritonsync.watch.report import Reporter
 
     reporter = Reporter(folder)
     witness.start(reporter)
@@ -140,7 +140,7 @@ def _watch(folder: str) -> None:
 
 
 def _start(settings: Settings) -> None:
-    from tritonsync import session  # it loads fsspec and more, which `import torch` must not wait for
+    from tritonsync.session import session  # it loads fsspec and more, which `import torch` must not wait for
 
     session.start(settings, is_helper=_is_compile_worker())
 
@@ -151,7 +151,7 @@ def _make_contact(settings: Settings) -> None:
         time.sleep(0.005)
     try:
         with no_fork():
-            from tritonsync import session
+            from tritonsync.session import session
 
             now = session.start(settings)
         if now is not None:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tritonsync import session
 from tritonsync.format.value import value_of_bundle
 from tritonsync.local.inductordir import pgo_key
 from tritonsync.plugins.edge import edge
+from tritonsync.session import session
 
 __all__ = ["autotune_get", "autotune_put", "pgo_cache_class"]
 

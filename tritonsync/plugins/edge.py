@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
-from tritonsync import session
-from tritonsync.once import warn_once
+from tritonsync.session import session
+from tritonsync.session.once import warn_once
 
 __all__ = ["Patches", "UnknownProgramError", "edge"]
 

@@ -14,14 +14,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tritonsync import session
 from tritonsync.format.facts import ValueFacts
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.value import facts_of_value
 from tritonsync.format.variant import variant_of
-from tritonsync.once import warn_once
 from tritonsync.plugins.edge import edge
-from tritonsync.session import Session, Value
+from tritonsync.session import session
+from tritonsync.session.once import warn_once
+from tritonsync.session.session import Session, Value
 
 __all__ = ["GraphCaches"]
 

@@ -17,17 +17,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tritonsync import session
-from tritonsync.caches import LocalCaches
-from tritonsync.environment import host_environment
 from tritonsync.format.manifest import Environment
-from tritonsync.host import Host
 from tritonsync.local.cpu import NO_ISA, host_cpu
 from tritonsync.local.tritondir import default_triton_dir
-from tritonsync.once import warn_once
 from tritonsync.plugins.besides import autotune_get, autotune_put, pgo_cache_class
 from tritonsync.plugins.edge import Patches, UnknownProgramError, edge
 from tritonsync.plugins.graphs import GraphCaches
+from tritonsync.session import session
+from tritonsync.session.host import Host
+from tritonsync.session.once import warn_once
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.environment import host_environment
 
 __all__ = [
     "patch_autograd_cache",

@@ -23,21 +23,21 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
-from tritonsync import session
-from tritonsync.caches import LocalCaches
-from tritonsync.environment import host_environment
 from tritonsync.format.bundle import DEFAULT_VARIANT, Bundle
 from tritonsync.format.kernel import Kernel, KernelFile, unplace
 from tritonsync.format.manifest import Environment
-from tritonsync.host import Host
 from tritonsync.local import inductordir, tritondir
 from tritonsync.local.atomic import disk_errors, read_file
 from tritonsync.local.cpu import host_cpu
 from tritonsync.local.group import LOOSE_SUFFIXES
 from tritonsync.local.judge import is_damaged
 from tritonsync.local.presence import is_group_usable
-from tritonsync.loose import KIND
 from tritonsync.plugins.edge import edge
+from tritonsync.session import session
+from tritonsync.session.host import Host
+from tritonsync.session.loose import KIND
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.environment import host_environment
 
 __all__ = ["bring", "install", "is_single", "is_usable", "is_whole", "made", "used"]
 

@@ -25,7 +25,7 @@ from triton import __version__ as triton_version
 from triton import knobs
 from triton.runtime.cache import FileCacheManager
 
-from tritonsync.once import warn_once
+from tritonsync.session.once import warn_once
 
 __all__ = ["TritonSyncCacheManager", "install", "remove"]
 
@@ -111,7 +111,7 @@ class TritonSyncCacheManager(FileCacheManager):  # type: ignore[misc]
 
 def _kernels() -> Any:  # noqa: ANN401
     """Return the module that talks to the session; None while there is no session, or it is off."""
-    session = sys.modules.get("tritonsync.session")
+    session = sys.modules.get("tritonsync.session.session")
     try:
         if session is None or session.current() is None:
             return None

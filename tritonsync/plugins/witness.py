@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tritonsync.report import Reporter
+from tritonsync.watch.report import Reporter
 
 __all__ = [
     "kernel_compiled",

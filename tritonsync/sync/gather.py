@@ -6,13 +6,13 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
 
-from tritonsync.caches import LocalCaches
 from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.facts import ValueFacts
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.value import bundle_of_value
 from tritonsync.local import tritondir
+from tritonsync.sync.caches import LocalCaches
 
 __all__ = ["gather"]
 

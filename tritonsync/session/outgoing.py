@@ -10,21 +10,21 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from tritonsync.autotune import payloads_of_results
-from tritonsync.caches import LocalCaches
-from tritonsync.counters import Counters
 from tritonsync.errors import AccessDeniedError, LocalCacheError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.facts import ValueFacts
 from tritonsync.format.value import bundle_of_value, facts_of_value
-from tritonsync.gather import gather
-from tritonsync.host import Host
-from tritonsync.incoming import Incoming, name_of
 from tritonsync.local import inductordir
 from tritonsync.local.autotune import AutotuneResult, autotune_results, results_of
-from tritonsync.once import warn_once
+from tritonsync.session.counters import Counters
+from tritonsync.session.host import Host
+from tritonsync.session.incoming import Incoming, name_of
+from tritonsync.session.once import warn_once
+from tritonsync.session.uploads import Uploads
 from tritonsync.store import Published, Store
-from tritonsync.uploads import Uploads
+from tritonsync.sync.autotune import payloads_of_results
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.gather import gather
 
 __all__ = ["Outgoing"]
 

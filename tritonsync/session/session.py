@@ -26,9 +26,6 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import TypeVar
 
-from tritonsync.contact import Contact
-from tritonsync.counters import Counters, Counts, summary
-from tritonsync.ending import at_end, at_sigterm
 from tritonsync.errors import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -39,18 +36,21 @@ from tritonsync.errors import (
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.objects import MARKER
-from tritonsync.host import Host, plain_host
-from tritonsync.incoming import Arrival, Incoming, Value
-from tritonsync.loose import LooseKernels
-from tritonsync.once import warn_once
-from tritonsync.outgoing import UPLOAD_S, Outgoing
-from tritonsync.reader import MAX_VARIANTS, Found
-from tritonsync.record import Record, entries_of, program_name
 from tritonsync.remote.patience import Budget
 from tritonsync.remote.stats import BucketStats
-from tritonsync.report import Reporter
+from tritonsync.session.contact import Contact
+from tritonsync.session.counters import Counters, Counts, summary
+from tritonsync.session.ending import at_end, at_sigterm
+from tritonsync.session.host import Host, plain_host
+from tritonsync.session.incoming import Arrival, Incoming, Value
+from tritonsync.session.loose import LooseKernels
+from tritonsync.session.once import warn_once
+from tritonsync.session.outgoing import UPLOAD_S, Outgoing
+from tritonsync.session.record import Record, entries_of, program_name
 from tritonsync.settings import Settings
 from tritonsync.store import Store
+from tritonsync.store.reader import MAX_VARIANTS, Found
+from tritonsync.watch.report import Reporter
 
 __all__ = ["Arrival", "Found", "Session", "Value", "current", "set_host", "start", "stop"]
 

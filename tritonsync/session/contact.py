@@ -7,11 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from tritonsync.errors import SettingsError
-from tritonsync.forkgate import no_fork
-from tritonsync.keys import signer_of, trust_of
 from tritonsync.remote.bucket import Bucket
+from tritonsync.session.forkgate import no_fork
 from tritonsync.settings import Settings
 from tritonsync.store import Store
+from tritonsync.store.keys import signer_of, trust_of
 
 __all__ = ["Contact"]
 

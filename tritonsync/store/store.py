@@ -22,9 +22,9 @@ from tritonsync.format.bundle import Bundle, Digest, Payload
 from tritonsync.format.manifest import MAX_GENERATION, Environment, Manifest
 from tritonsync.format.objects import AUTOTUNE, BundlePlace, kernel_prefix, key_prefix
 from tritonsync.format.signing import Signer, TrustPolicy
-from tritonsync.reader import Found, Listing, Loaded, Reader, rivals_in
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.deadline import Deadline
+from tritonsync.store.reader import Found, Listing, Loaded, Reader, rivals_in
 
 __all__ = ["Found", "Loaded", "Published", "Store"]
 

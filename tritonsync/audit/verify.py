@@ -17,12 +17,12 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from tritonsync.catalog import Catalog
-from tritonsync.checker import Checker, Problem, listed_prefixes
+from tritonsync.audit.catalog import Catalog
+from tritonsync.audit.checker import Checker, Problem, listed_prefixes
 from tritonsync.errors import FormatError, TritonSyncError
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.objects import BundlePlace
-from tritonsync.parallel import Progress, in_parallel
+from tritonsync.sync.parallel import Progress, in_parallel
 
 __all__ = ["Problem", "Verified", "verify"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from tritonsync.caches import LocalCaches
-from tritonsync.environment import host_environment
 from tritonsync.format.manifest import Environment
 from tritonsync.local.cpu import host_cpu
 from tritonsync.local.inductordir import default_inductor_dir
 from tritonsync.local.tritondir import default_triton_dir
 from tritonsync.settings import Settings
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.environment import host_environment
 
 __all__ = ["Host", "plain_host"]
 

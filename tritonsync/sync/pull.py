@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
-from tritonsync.caches import LocalCaches
 from tritonsync.errors import FormatError, TritonSyncError
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.manifest import Manifest
@@ -16,10 +15,11 @@ from tritonsync.format.names import workload_key
 from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
 from tritonsync.local.lock import host_lock
 from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
-from tritonsync.parallel import Progress, in_parallel
-from tritonsync.restore import restore
 from tritonsync.settings import Files
 from tritonsync.store import Loaded, Store
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.parallel import Progress, in_parallel
+from tritonsync.sync.restore import restore
 
 __all__ = ["Pulled", "pull"]
 

@@ -12,21 +12,21 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tritonsync.counters import Counters
 from tritonsync.errors import FormatError, TritonSyncError
-from tritonsync.flights import Flight, Flights
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import WorkloadEntry
-from tritonsync.host import Host
 from tritonsync.local.inductordir import value_path
 from tritonsync.local.lock import host_lock
 from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
-from tritonsync.reader import Found
 from tritonsync.remote.calls import in_parallel, start_thread
 from tritonsync.remote.deadline import Deadline
-from tritonsync.restore import restore
+from tritonsync.session.counters import Counters
+from tritonsync.session.flights import Flight, Flights
+from tritonsync.session.host import Host
 from tritonsync.settings import Files
 from tritonsync.store import Store
+from tritonsync.store.reader import Found
+from tritonsync.sync.restore import restore
 
 __all__ = ["Arrival", "Incoming", "Value"]
 

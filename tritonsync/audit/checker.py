@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
-from tritonsync.catalog import Catalog, Objects, checked_manifest
+from tritonsync.audit.catalog import Catalog, Objects, checked_manifest
 from tritonsync.errors import FormatError, NewerFormatError, PackError, RemoteError
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import CHANGING

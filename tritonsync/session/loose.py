@@ -13,23 +13,23 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 
-from tritonsync.counters import Counters
 from tritonsync.errors import FormatError, TritonSyncError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import KernelEntry, Manifest
 from tritonsync.format.objects import BundlePlace, key_prefix
 from tritonsync.format.workload import WorkloadEntry
-from tritonsync.host import Host
 from tritonsync.local import tritondir
 from tritonsync.local.lock import host_lock
 from tritonsync.local.presence import is_kernel_here
-from tritonsync.reader import Loaded
-from tritonsync.record import Record, entries_of
 from tritonsync.remote.calls import in_parallel, start_thread
 from tritonsync.remote.deadline import Deadline
+from tritonsync.session.counters import Counters
+from tritonsync.session.host import Host
+from tritonsync.session.record import Record, entries_of
 from tritonsync.settings import Files
 from tritonsync.store import Store
+from tritonsync.store.reader import Loaded
 
 __all__ = ["KIND", "LooseKernels"]
 

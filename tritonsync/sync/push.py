@@ -8,19 +8,19 @@ import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from tritonsync.autotune import payloads_of_results
-from tritonsync.caches import LocalCaches
 from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.bundle import CHANGING, GRAPHS, Bundle
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.value import bundle_of_value, facts_of_value
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
-from tritonsync.gather import gather
 from tritonsync.local import inductordir, tritondir
 from tritonsync.local.autotune import autotune_results, results_of
 from tritonsync.local.inductordir import LocalValue
-from tritonsync.parallel import Progress, in_parallel
 from tritonsync.store import Store
+from tritonsync.sync.autotune import payloads_of_results
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.gather import gather
+from tritonsync.sync.parallel import Progress, in_parallel
 
 __all__ = ["Pushed", "push"]
 

@@ -6,13 +6,13 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 
-from tritonsync.autotune import results_of_payloads
-from tritonsync.caches import LocalCaches
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.value import has_value, value_of_bundle
 from tritonsync.local import inductordir, tritondir
 from tritonsync.local.autotune import write_autotune
 from tritonsync.settings import Files
+from tritonsync.sync.autotune import results_of_payloads
+from tritonsync.sync.caches import LocalCaches
 
 __all__ = ["Restored", "restore"]
 

@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any
 
 from tritonsync.errors import SettingsError, TritonSyncError
-from tritonsync.report import read_reports
 from tritonsync.settings import VARIABLES, Settings
+from tritonsync.watch.report import read_reports
 
 __all__ = ["Watched", "watch"]
 

@@ -1,0 +1,1 @@
+"""A program run under observation: what its processes report, and what came of it."""
