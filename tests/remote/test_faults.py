@@ -335,3 +335,14 @@ class TestProbe:
         s3_proxy.fail(s3_error(403, "AccessDenied"), times=1, method="GET")
         assert s3.probe() == "read-write"
         assert s3.get(MARKER) == MARKER_CONTENT
+
+
+def test_an_upload_that_hangs_is_tried_again(proxy: FaultProxy, place: Place) -> None:
+    """One attempt does not use up the time of all, even if the client's own read timeout notices nothing."""
+    patience = Patience(pause=0.01, deadline=30.0, read_timeout=300.0, upload_attempt=1.0)
+    method = "POST" if place.url.startswith("gs://") else "PUT"
+    with Bucket(place.url, storage_options=place.options, patience=patience) as bucket:
+        proxy.fail(hang(), method=method)
+        bucket.create("a", b"x")
+        assert bucket.get("a") == b"x"
+    assert proxy.count(method) == 2

@@ -156,10 +156,13 @@ class Bucket:
         refuses it (501): it is asked to write without. When an answer is lost and the repetition finds the object of
         the first attempt, the result is False.
         """
+        # A server that never says "100 Continue" is silent without the client's read timeout noticing: seen of
+        # `rclone serve s3` under many uploads at once. So one attempt does not get all of the time.
+        longest = self._patience.upload_attempt + len(data) / self._patience.upload_rate
 
         def attempt(backend: Backend, left: float) -> bool:
             try:
-                backend.create(name, data, left, exclusive=self._conditions)
+                backend.create(name, data, min(left, longest), exclusive=self._conditions)
             except Exception as exc:
                 if exists_already(exc):
                     return False

@@ -32,6 +32,7 @@ class Patience:
         connect_timeout: for a connection, where the client lets us say so.
         read_timeout: without a single byte, where the client lets us say so.
         deadline: for one call with all its repetitions, when the caller names no other.
+        upload_attempt: for one attempt to create an object; large bodies get more here too.
         upload_rate: bytes per second that an upload may count on: large bodies get that much more time.
         pause: the longest first pause before a repetition; it doubles each time, and each is drawn at random below it.
         max_pause: the longest pause at all.
@@ -43,6 +44,7 @@ class Patience:
     connect_timeout: float = 3.0
     read_timeout: float = 10.0
     deadline: float = 60.0
+    upload_attempt: float = 15.0
     upload_rate: float = 1e6
     pause: float = 0.2
     max_pause: float = 3.0
