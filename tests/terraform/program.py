@@ -18,7 +18,7 @@ __all__ = ["SOURCE", "Terraform", "copy_source"]
 SOURCE = Path(__file__).parents[2] / "terraform"
 
 # A folder of providers laid out as HOST/NAMESPACE/TYPE/VERSION/PLATFORM, the shape of Terraform's own mirrors.
-_PLUGIN_FOLDERS = ("/opt/tf-plugins", "~/.terraform.d/plugins", "/usr/local/share/terraform/plugins")
+_PLUGIN_FOLDERS = ("~/.terraform.d/plugins", "/usr/local/share/terraform/plugins", *map(str, Path("/opt").glob("*")))
 
 
 class Terraform:
