@@ -19,7 +19,7 @@ from tritonsync.sync.pull import pull
 from tritonsync.sync.push import push
 
 #: How often each is killed; more than in a quick run with TRITONSYNC_TEST_KILLS=50.
-KILLS = int(os.environ.get("TRITONSYNC_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("TRITONSYNC_TEST_KILLS", "4"))
 
 
 def run_and_kill(work: Callable[[], object], after_s: float) -> bool:
