@@ -180,6 +180,10 @@ def test_a_whole_bundle_moved_to_another_key_is_a_miss(store: Store, raw: RawBuc
     for name, data in raw.contents("fx_graph/one/").items():
         raw.write(name.replace("/one/", "/two/"), data)
     assert store.load("fx_graph", "two").bundles == ()
+    # Nor does it keep a writer from publishing what belongs there.
+    assert store.publish(make_bundle("two")).created
+    [loaded] = store.load("fx_graph", "two").bundles
+    assert loaded.bundle == make_bundle("two")
 
 
 def test_a_hostile_file_name_is_a_miss(store: Store, raw: RawBucket) -> None:

@@ -211,7 +211,8 @@ class Reader:
 
 
 def _check_place(manifest: Manifest, place: BundlePlace) -> None:
-    if (manifest.kind, manifest.variant, manifest.bundle_id) != (place.kind, place.variant, place.bundle_id):
+    prefix = f"{key_prefix(manifest.kind, manifest.key)}{manifest.variant}/{manifest.bundle_id}/"
+    if prefix != place.prefix:
         raise FormatError(f"{place.manifest}: holds the manifest of another bundle")
 
 
