@@ -197,18 +197,22 @@ class TestContract:
 
     def test_sixteen_threads_share_a_bucket(self, place: Place) -> None:
         """Threads that all begin with the first verb get right answers, and one of them creates."""
-        start = threading.Barrier(16)
+        together = threading.Barrier(16)
         created: list[bool] = []
         wrong: list[object] = []
 
         shared = Bucket(place.url, storage_options=place.options)
 
         def work(number: int) -> None:
-            start.wait()
+            together.wait()
             shared.create(f"own/{number}", str(number).encode())
             created.append(shared.create("shared", b"same"))
-            if shared.get(f"own/{number}") != str(number).encode() or shared.get("shared") != b"same":
-                wrong.append(number)
+            if not honours_conditions(place):
+                # Every create replaces the object, and rclone has none for a moment (1.75: 28 of 1,920 reads).
+                together.wait()
+            found = shared.get(f"own/{number}"), shared.get("shared")
+            if found != (str(number).encode(), b"same"):
+                wrong.append((number, found))
 
         with shared:
             threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]

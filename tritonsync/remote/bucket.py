@@ -152,9 +152,9 @@ class Bucket:
     def create(self, name: str, data: bytes, *, timeout: float | None = None) -> bool:
         """Write the object if it does not exist yet; return whether this call created it. One request.
 
-        Never leaves half an object. A server that ignores the condition (rclone's) overwrites: True. So does one that
-        refuses it (501): it is asked to write without. When an answer is lost and the repetition finds the object of
-        the first attempt, the result is False.
+        Never leaves half an object. A server that ignores the condition (rclone's) overwrites: True; where it has the
+        object replaced, others may find none for a moment. One that refuses the condition (501) is asked to write
+        without. When an answer is lost and the repetition finds the object of the first attempt, the result is False.
         """
         # A server that never says "100 Continue" is silent without the client's read timeout noticing: seen of
         # `rclone serve s3` under many uploads at once. So one attempt does not get all of the time.
