@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tritonsync.remote.crew import Crew
 from tritonsync.session.counters import Counters, summary
 from tritonsync.session.flights import Flights
 from tritonsync.session.record import program_name
@@ -60,6 +61,17 @@ def test_a_flush_ends_in_time_and_counts_what_is_left() -> None:
     assert uploads.close() == 5
     assert not uploads.submit(gate.set)
     gate.set()
+
+
+def test_a_flush_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be had there is nothing to wait for."""
+    monkeypatch.setattr(Crew, "start", lambda _crew, _work: False)
+    uploads = Uploads(unexpected)
+    assert uploads.submit(lambda: None)
+    started = time.monotonic()
+    uploads.flush(30)
+    assert time.monotonic() - started < 10
+    assert uploads.close() == 1
 
 
 def test_a_full_queue_takes_no_more() -> None:

@@ -27,19 +27,35 @@ assert "s3fs" not in sys.modules
 now.publish(lambda: Bundle(kind="triton", key="K", payloads=(Payload("p", b"data"),)))
 """
 
+#: What Python 3.12 does once a program has begun to end. The last callback that is registered is the first to run.
+NO_MORE_THREADS = """
+import threading
+
+def refuse(*_args, **_kwargs):
+    raise RuntimeError("can't create new thread at interpreter shutdown")
+
+def begin_to_end():
+    for name in ("_start_new_thread", "_start_joinable_thread"):  # the second since Python 3.13
+        if hasattr(threading, name):
+            setattr(threading, name, refuse)
+
+threading._register_atexit(begin_to_end)
+"""
+
 
 def by_name(server: Server) -> Place:
     """A place whose server is named, not numbered: its address is looked up for each connection."""
     return server.place(endpoint=server.endpoint.replace("127.0.0.1", "localhost"))
 
 
+@pytest.mark.parametrize("threads", ["", NO_MORE_THREADS], ids=["threads", "no-more-threads"])
 def test_a_program_that_asked_for_nothing_publishes_at_exit(
-    worker: Worker, moto_server: Server, tmp_path: Path
+    worker: Worker, moto_server: Server, tmp_path: Path, threads: str
 ) -> None:
     """A program that asked for nothing publishes while it ends, to a host that has a name."""
     place = by_name(moto_server)
     done = subprocess.run(
-        [sys.executable, "-c", PUBLISH_AND_LEAVE],
+        [sys.executable, "-c", PUBLISH_AND_LEAVE + threads],
         env=worker.environ(place, tmp_path),
         cwd=ROOT,
         capture_output=True,

@@ -2,23 +2,43 @@
 
 A call is abandoned at its deadline, whatever it does: on fsspec's event loop it is cancelled, on a thread it is left
 behind. All threads are daemons, never of a `ThreadPoolExecutor`: Python joins those at exit, so that one silent server
-would keep a finished program from ending.
+would keep a finished program from ending. Where a program that ends has no thread left (see crew.py), calls are made
+one after the other in the thread that wants them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-__all__ = ["in_parallel", "on_loop", "on_thread", "start_thread"]
+from fsspec.asyn import get_loop
+
+from tritonsync.remote.crew import crew
+
+__all__ = ["in_parallel", "on_loop", "on_thread", "prepare_for_end", "start_thread"]
 
 T = TypeVar("T")
 K = TypeVar("K")
+
+#: Threads that a program has for its last uploads at least.
+_RESERVE = 8
+
+
+def prepare_for_end() -> None:
+    """Start the threads that the last uploads need: ours, that of fsspec's event loop, and one that finds hosts."""
+    crew.reserve(_RESERVE)
+    loop = get_loop()
+
+    async def find_nothing() -> None:
+        await loop.run_in_executor(None, int)
+
+    with contextlib.suppress(Exception):  # it is for later; whoever needs it then meets the error
+        on_loop(loop, find_nothing(), 1.0)
 
 
 def on_loop(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, T], timeout: float) -> T:
@@ -55,7 +75,8 @@ def start_thread(call: Callable[[], T]) -> Future[T]:
         except BaseException as exc:  # noqa: BLE001 - it is raised where the result is asked for
             future.set_exception(exc)
 
-    threading.Thread(target=run, name="tritonsync-remote", daemon=True).start()
+    if not crew.start(run):
+        run()
     return future
 
 
@@ -83,8 +104,8 @@ def in_parallel(call: Callable[[K], T], items: Iterable[K], width: int) -> dict[
                 future.set_exception(exc)
             ended.put((item, future))
 
-    for _ in range(min(width, count)):
-        threading.Thread(target=work, name="tritonsync-remote", daemon=True).start()
+    if not sum(crew.start(work) for _ in range(min(width, count))):
+        work()
     results: dict[K, T] = {}
     try:
         while len(results) < count:

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from tritonsync.errors import SettingsError
+from tritonsync.errors import RemoteOffError, SettingsError
 from tritonsync.remote.bucket import Bucket
+from tritonsync.remote.crew import crew
 from tritonsync.session.forkgate import no_fork
 from tritonsync.settings import Settings
 from tritonsync.store import Store
@@ -44,13 +45,15 @@ class Contact:
             if self._begun:
                 return
             self._begun = True
-        threading.Thread(target=self._run, name="tritonsync-contact", daemon=True).start()
+        if not crew.start(self._run):
+            self._store.set_exception(RemoteOffError("the bucket was not asked: the program had ended"))
 
     def store(self, timeout: float | None = None) -> Store:
         """Wait for the store, at most so many seconds.
 
         Raises:
             SettingsError, MissingExtraError: there cannot be one.
+            RemoteOffError: the program had ended before anybody asked.
             TimeoutError: it takes longer (`concurrent.futures.TimeoutError`).
         """
         self.begin()

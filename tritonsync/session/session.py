@@ -36,6 +36,7 @@ from tritonsync.errors import (
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.objects import MARKER
+from tritonsync.remote.calls import prepare_for_end
 from tritonsync.remote.patience import Budget
 from tritonsync.remote.stats import BucketStats
 from tritonsync.session.contact import Contact
@@ -86,6 +87,8 @@ class Session:
         self._go_ahead = threading.Event()
         self._record = Record(None if is_helper else settings.workload or program_name(sys.argv))
         self._last: Manifest | None = None
+        if settings.may_write and not is_helper:
+            prepare_for_end()
         self._contact = Contact(settings, self._greet, self._fetch_ahead)
         self.incoming = Incoming(
             store=self._wait_for_store,

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from tritonsync.remote.crew import crew
+
 __all__ = ["Uploads"]
 
 log = logging.getLogger(__name__)
@@ -63,9 +65,8 @@ class Uploads:
                 return False
             self._jobs.append(_Job(work, rank, next(self._numbers), time.monotonic() + delay, size))
             self._bytes += size
-            if self._threads < _THREADS:
+            if self._threads < _THREADS and crew.start(self._run):
                 self._threads += 1
-                threading.Thread(target=self._run, name="tritonsync-upload", daemon=True).start()
             self._changed.notify_all()
         return True
 
@@ -80,7 +81,7 @@ class Uploads:
         with self._changed:
             self._flushing = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._running and not self._waiting(up_to), timeout=max(seconds, 0.0))
+            self._changed.wait_for(lambda: self._is_through(up_to), timeout=max(seconds, 0.0))
 
     def close(self) -> int:
         """Take no more jobs, drop those that wait, and return how many that were, running ones included."""
@@ -91,8 +92,11 @@ class Uploads:
             self._changed.notify_all()
         return dropped
 
-    def _waiting(self, up_to: int | None) -> bool:
-        return any(up_to is None or job.rank <= up_to for job in self._jobs)
+    def _is_through(self, up_to: int | None) -> bool:
+        """Whether nothing is left to be done, or nobody is there to do it."""
+        if not self._threads:
+            return True
+        return not self._running and not any(up_to is None or job.rank <= up_to for job in self._jobs)
 
     def _run(self) -> None:
         while (job := self._next()) is not None:

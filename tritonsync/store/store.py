@@ -12,7 +12,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 from tritonsync.errors import PackError
@@ -23,6 +22,7 @@ from tritonsync.format.manifest import MAX_GENERATION, Environment, Manifest
 from tritonsync.format.objects import AUTOTUNE, BundlePlace, kernel_prefix, key_prefix
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket
+from tritonsync.remote.calls import in_parallel
 from tritonsync.remote.deadline import Deadline
 from tritonsync.store.reader import Found, Listing, Loaded, Reader, rivals_in
 
@@ -132,14 +132,16 @@ class Store(Reader):
         folders = {kernel_prefix(kernel.hash, kernel.content_id): kernel.files for kernel in packed.kernels}
         wanted = {folder + file.name: file.payload for folder, files in folders.items() for file in files}
         wanted.update({place.payload(payload.name): payload.data for payload in packed.payloads})
-        with ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="tritonsync-upload") as threads:
-            listings = threads.map(lambda p: self.bucket.list(p, timeout=deadline.left), (place.prefix, *folders))
-            there = {name: info.size for listing in listings for name, info in listing.items()}
-            for name in wanted.keys() & there.keys():
-                if there[name] != len(wanted[name]):
-                    log.warning("%s has %d bytes instead of %d; left as it is", name, there[name], len(wanted[name]))
-            missing = [name for name in wanted if name not in there]
-            list(threads.map(lambda name: self.bucket.create(name, wanted[name], timeout=deadline.left), missing))
+        prefixes = (place.prefix, *folders)
+        listings = in_parallel(lambda p: self.bucket.list(p, timeout=deadline.left), prefixes, UPLOADS_AT_ONCE)
+        there = {name: info.size for listing in listings.values() for name, info in listing.items()}
+        for name in wanted.keys() & there.keys():
+            if there[name] != len(wanted[name]):
+                log.warning("%s has %d bytes instead of %d; left as it is", name, there[name], len(wanted[name]))
+        missing = [name for name in wanted if name not in there]
+        in_parallel(
+            lambda name: self.bucket.create(name, wanted[name], timeout=deadline.left), missing, UPLOADS_AT_ONCE
+        )
         return len({name.rpartition("/")[0] for name in missing if name.startswith("kernels/")})
 
     def publish_newest(
