@@ -258,7 +258,7 @@ def broken_once() -> None:
 
 def autotune_elsewhere() -> None:
     """Look up and save an autotune result whose path cannot be entered."""
-    from torch._inductor.remote_cache import LocalAutotuneCache
+    from torch._inductor.runtime.autotune_cache import LocalAutotuneCache
 
     path = "/dev/null/inductor/ab/" + "0" * 64 + ".best_config"
     cache = LocalAutotuneCache("local-autotune")
@@ -268,6 +268,29 @@ def autotune_elsewhere() -> None:
     folder = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     files = [str(file.relative_to(folder)) for file in folder.rglob("*.best_config")]
     print(json.dumps({"read": read, "files": files}), flush=True)
+
+
+def ptxas(where: str, torch_file: str) -> None:
+    """Compile a kernel as the program does, or as a compile worker; prints its hash.
+
+    `torch_file` stands for the file of torch beside which torch looks for its own ptxas.
+    """
+    from torch._inductor.runtime import compile_tasks
+    from triton.backends.nvidia.compiler import get_ptxas_version
+
+    from tests.programs import compile_kernels
+
+    os.environ.pop("TRITON_PTXAS_PATH", None)  # of this torch itself
+    compile_tasks.__file__ = torch_file
+    compile_tasks._set_triton_ptxas_path.cache_clear()
+    if where == "program":
+        if "TRITONSYNC_URL" in os.environ:
+            from tritonsync.plugins.inductor import patch_compile_tasks
+
+            patch_compile_tasks(compile_tasks)
+        get_ptxas_version(90)  # for the backend's hash, which Inductor writes into the sources that it generates
+    compile_tasks._set_triton_ptxas_path()
+    compile_kernels.main(1, 90)
 
 
 def other_libdevice(bucket: str) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "patch_autograd_cache",
     "patch_autotune_cache",
     "patch_codecache",
+    "patch_compile_tasks",
     "patch_pgo",
     "patch_remote_cache",
     "remove",
@@ -105,6 +106,22 @@ def patch_autotune_cache(autotune_cache: Any) -> None:  # noqa: ANN401
     local = autotune_cache.LocalAutotuneCache
     if local.__module__ == autotune_cache.__name__:
         _patch_autotune(local)
+
+
+@_careful
+def patch_compile_tasks(compile_tasks: Any) -> None:  # noqa: ANN401
+    """Let this process choose its ptxas now, as its compile workers do: `torch._inductor.runtime.compile_tasks`.
+
+    Triton's hash of a kernel names the version of ptxas that a process found when it first asked. Wheels of torch 2.11
+    and 2.12 bring a ptxas of their own, which compile workers choose when they start, but the program only when it
+    compiles its first kernel by itself; it has often asked before. So the same kernel has one hash in a worker and
+    another one in the program (of the nine kernels of a ViT that can be told, compiled on an H200, five have the one
+    and four the other), and a second process, whose order is another, compiles some of them again.
+    """
+    compile_tasks._set_triton_ptxas_path()  # noqa: SLF001 - there is no other place that knows
+    compiler = sys.modules.get("triton.backends.nvidia.compiler")
+    if compiler is not None:
+        compiler.get_ptxas_version.cache_clear()
 
 
 def _patch_autotune(local_cache: Any) -> None:  # noqa: ANN401
