@@ -35,6 +35,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "torch._inductor.remote_cache": ("tritonsync.plugins.inductor:patch_remote_cache",),
     "torch._inductor.runtime.autotune_cache": ("tritonsync.plugins.inductor:patch_autotune_cache",),
     "torch._inductor.runtime.compile_tasks": ("tritonsync.plugins.inductor:patch_compile_tasks",),
+    "torch._inductor.runtime.triton_heuristics": ("tritonsync.plugins.inductor:patch_heuristics",),
     "torch._dynamo.pgo": ("tritonsync.plugins.inductor:patch_pgo",),
     "triton.runtime.cache": ("tritonsync.plugins.triton:install",),
 }

@@ -23,10 +23,14 @@ class UnknownProgramError(Exception):
     """Something of the host program is not as it was in the versions that are known; it never leaves `plugins`."""
 
 
-def edge(fallback: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:  # noqa: ANN401 - a T, as an instance of it
+def edge(
+    fallback: Any,  # noqa: ANN401 - a T, as an instance of it
+    *,
+    is_own: bool = True,
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Return `fallback` where the function raises, and say so once per cause; with TRITONSYNC_STRICT=1, raise.
 
-    Its time counts as our own.
+    Its time counts as our own, unless it is the host program's (`is_own`).
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -35,7 +39,7 @@ def edge(fallback: Any) -> Callable[[Callable[P, T]], Callable[P, T]]:  # noqa: 
             now = None
             try:
                 now = session.current()
-                if now is None:
+                if now is None or not is_own:
                     return function(*args, **kwargs)
                 with now.counters.own():
                     return function(*args, **kwargs)

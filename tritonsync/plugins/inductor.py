@@ -23,6 +23,7 @@ from tritonsync.local.tritondir import default_triton_dir
 from tritonsync.plugins.besides import autotune_get, autotune_put, pgo_cache_class
 from tritonsync.plugins.edge import Patches, UnknownProgramError, edge
 from tritonsync.plugins.graphs import GraphCaches
+from tritonsync.plugins.winners import rebuilding, rechecking
 from tritonsync.session import session
 from tritonsync.session.host import Host
 from tritonsync.session.once import warn_once
@@ -34,6 +35,7 @@ __all__ = [
     "patch_autotune_cache",
     "patch_codecache",
     "patch_compile_tasks",
+    "patch_heuristics",
     "patch_pgo",
     "patch_remote_cache",
     "remove",
@@ -106,6 +108,18 @@ def patch_autotune_cache(autotune_cache: Any) -> None:  # noqa: ANN401
     local = autotune_cache.LocalAutotuneCache
     if local.__module__ == autotune_cache.__name__:
         _patch_autotune(local)
+    if _is_before(2, 13):
+        parameters = ("best_config", "configs_hash", "configs", "inductor_meta")
+        make = rebuilding(autotune_cache.Config)
+        _patches.replace(autotune_cache, "_load_cached_autotuning", parameters, make)
+
+
+@_careful
+def patch_heuristics(heuristics: Any) -> None:  # noqa: ANN401
+    """Plug into `torch._inductor.runtime.triton_heuristics`, where torch looks for the winner of an autotuning."""
+    if _is_before(2, 13):
+        parameters = ("self", "reload_kernel_from_src")
+        _patches.replace(heuristics.CachingAutotuner, "recheck_autotune_cache", parameters, rechecking(heuristics))
 
 
 @_careful
@@ -122,6 +136,12 @@ def patch_compile_tasks(compile_tasks: Any) -> None:  # noqa: ANN401
     compiler = sys.modules.get("triton.backends.nvidia.compiler")
     if compiler is not None:
         compiler.get_ptxas_version.cache_clear()
+
+
+def _is_before(major: int, minor: int) -> bool:
+    import torch
+
+    return bool(torch.__version__ < (major, minor))
 
 
 def _patch_autotune(local_cache: Any) -> None:  # noqa: ANN401

@@ -1,0 +1,101 @@
+"""Autotune winners that torch 2.11 and 2.12 save and do not take up again, so that every process times them anew.
+
+torch asks for the saved winner of a kernel when it loads the kernel's configurations from a graph
+(`CachingAutotuner.recheck_autotune_cache` of torch/_inductor/runtime/triton_heuristics.py). What it misses there:
+
+=======================================================================================  ==============
+a winner of coordinate descent, where the graph has one configuration of the kernel      2.11
+a winner of coordinate descent that is among the graph's configurations                  2.11
+a winner that `_dynamic_scale_rblock` added after the graph was saved                    2.11 and 2.12
+that nothing is to be added, and timed again, beside a winner                            2.11 and 2.12
+=======================================================================================  ==============
+
+torch 2.13 does all of it in the same functions; what is here gives the older ones the same outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tritonsync.plugins.edge import edge
+
+__all__ = ["rebuilding", "rechecking"]
+
+#: What a saved winner says beside the kernel's own constants (torch/_inductor/runtime/autotune_cache.py, `save`).
+_OPTIONS = ("num_warps", "num_stages", "num_consumer_groups", "num_buffers_warp_spec")
+_FACTS = ("configs_hash", "found_by_coordesc", "time_taken_ms", "triton_cache_hash", "extra_options")
+
+
+def rebuilding(config_class: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make `_load_cached_autotuning` return winners that are not among the configurations it is given.
+
+    Args:
+        config_class: Triton's `Config`, as torch uses it.
+    """
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def _load_cached_autotuning(best_config: Any, configs_hash: str, configs: Any, inductor_meta: Any) -> Any:  # noqa: ANN401
+            saved = dict(best_config or {})  # the original empties its own
+            found = original(best_config, configs_hash, configs, inductor_meta)
+            return _rebuilt(config_class, saved, configs_hash, configs) if found is None else found
+
+        return _load_cached_autotuning
+
+    return make
+
+
+@edge(None)
+def _rebuilt(config_class: type, saved: Mapping[str, Any], configs_hash: str, configs: Sequence[Any]) -> Any:  # noqa: ANN401
+    constants = {name: value for name, value in saved.items() if name not in (*_OPTIONS, *_FACTS)}
+    # Same constants as the configurations that it was found among: that is this kernel.
+    if saved.get("configs_hash") != configs_hash or not configs or constants.keys() != configs[0].kwargs.keys():
+        return None
+    config: Any = config_class(constants, **{name: saved[name] for name in _OPTIONS if name in saved})
+    config.found_by_coordesc = False  # torch 2.11 asks for it
+    return config
+
+
+def rechecking(heuristics: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:  # noqa: ANN401
+    """Make `recheck_autotune_cache` keep nothing but the winner, where one was saved.
+
+    Args:
+        heuristics: `torch._inductor.runtime.triton_heuristics`.
+    """
+
+    def make(original: Callable[..., None]) -> Callable[..., None]:
+        def recheck_autotune_cache(self: Any, reload_kernel_from_src: Callable[[], Any]) -> None:  # noqa: ANN401
+            configs = [result.config for result in self.compile_results]
+            original(self, reload_kernel_from_src)
+            winner = _winner(heuristics, self, configs)
+            if winner is not None:
+                _keep(heuristics, self, winner, reload_kernel_from_src)
+
+        return recheck_autotune_cache
+
+    return make
+
+
+@edge(None)
+def _winner(heuristics: Any, autotuner: Any, configs: Sequence[Any]) -> Any:  # noqa: ANN401
+    """Return the saved winner, None where there is none."""
+    if (autotuner.autotune_cache_info or {}).get("autotune_cache_state") != "hit":
+        return None
+    found, _, _ = heuristics.check_autotune_cache(configs, autotuner.filename, autotuner.inductor_meta)
+    return found[0] if len(found) == 1 else None
+
+
+# Not our own time: Triton takes the kernel from its cache, or compiles it, as torch itself does for other winners.
+@edge(None, is_own=False)
+def _keep(heuristics: Any, autotuner: Any, winner: Any, reload_kernel_from_src: Callable[[], Any]) -> None:  # noqa: ANN401
+    same = heuristics.triton_config_to_hashable
+    here = [result for result in autotuner.compile_results if same(result.config) == same(winner)]
+    if here:
+        kept = here[0]
+        kept.config.found_by_coordesc = getattr(winner, "found_by_coordesc", False)
+    else:
+        if autotuner.fn.fn is None:
+            autotuner.fn = reload_kernel_from_src().fn
+        kept = autotuner._precompile_config(winner)  # noqa: SLF001 - torch's own name for it
+    autotuner.compile_results = [kept]
+    autotuner.inductor_meta = {**autotuner.inductor_meta, "dynamic_scale_rblock": False}
