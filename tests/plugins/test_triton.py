@@ -18,7 +18,7 @@ from tests.plugins.plain import PROGRAM, PlainWorker, hits, hot, plain_worker, t
 from tests.raw import RawBucket
 from tests.servers import Server
 from tritonsync.local import tritondir
-from tritonsync.session.loose import MAX_MISSES
+from tritonsync.session.loose import MAX_MISSES, MAX_MISSES_OF_STRANGERS
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.pull import pull
 
@@ -95,13 +95,17 @@ def test_a_warm_host_asks_for_nothing_but_the_list(
     assert proxy.count() <= 2, proxy.seen()
 
 
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "stranger"])
 def test_a_miss_is_one_request_and_many_are_the_end_of_it(
-    plain_worker: PlainWorker, moto_server: Server, proxy: FaultProxy
+    plain_worker: PlainWorker, moto_server: Server, proxy: FaultProxy, is_known: bool
 ) -> None:
-    """A program that is all new to the bucket stops asking, before the budget of the others is spent."""
+    """A program that is new to the bucket soon stops asking; one that has changed, before all budget is spent."""
     place = moto_server.place(endpoint=proxy.url)
+    if is_known:
+        plain_worker.run("compile_kernels", 1, bucket=place)
+    proxy.clear()
     done = plain_worker.run("look_up", MAX_MISSES + 10, bucket=place)
-    assert proxy.count("GET", "bundles/triton/") == MAX_MISSES
+    assert proxy.count("GET", "bundles/triton/") == (MAX_MISSES if is_known else MAX_MISSES_OF_STRANGERS)
     assert done.counts["misses"] == MAX_MISSES + 10
 
 

@@ -43,6 +43,9 @@ MAX_SINGLE, SINGLE_AT_ONCE = 256, 4
 #: After so many misses in a row the program is new to the bucket: each further question would cost it a round trip,
 #: and in the end the budget that graphs and uploads live on.
 MAX_MISSES = 64
+#: The same where the bucket has no record of the program, and had nothing else of what it asked for. Whoever shares an
+#: image with it has published Triton's helper module, which is asked for first.
+MAX_MISSES_OF_STRANGERS = 4
 #: Timings of one GPU model: they belong to a variant, and are never in the bundle of a workload.
 _TIMINGS = ".autotune.json"
 
@@ -75,6 +78,7 @@ class LooseKernels:
         self._is_wanted = threading.Event()
         self._is_ahead = threading.Event()
         self._misses = 0
+        self._max_misses = MAX_MISSES_OF_STRANGERS
         #: Kernel hash -> the folder it was brought to by this process, and the one in which this run used it.
         self._brought: dict[str, Path] = {}
         self._used: dict[str, Path] = {}
@@ -87,6 +91,7 @@ class LooseKernels:
         if manifest is None:
             self._is_ahead.set()
         else:
+            self._max_misses = MAX_MISSES
             start_thread(lambda: self._run_ahead(manifest))
 
     def go_ahead(self) -> None:
@@ -110,15 +115,17 @@ class LooseKernels:
             raise FutureTimeoutError
         if self._came_ahead(key, variant, base):
             return True
-        if self._misses >= MAX_MISSES:
+        if self._misses >= self._max_misses:
             return False
         found = store.load(KIND, key, variants=(variant,), timeout=deadline.left)
         with self._lock:
             if variant in found.unusable:
                 self._generations[key, variant] = found.unusable[variant]
-            self._misses = 0 if found.bundles else self._misses + 1
-        if self._misses == MAX_MISSES:
-            log.info("the bucket lacked the last %d kernels; it is not asked for more in this process", MAX_MISSES)
+            self._misses += 1
+            if found.bundles:
+                self._misses, self._max_misses = 0, MAX_MISSES
+        if self._misses == self._max_misses:
+            log.info("the bucket lacked the last %d kernels; it is not asked for more in this process", self._misses)
         return any(self._place(loaded, variant, base) for loaded in found.bundles)
 
     def use(self, key: str, folder: Path) -> None:
