@@ -7,9 +7,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from tests.servers import Place, upload_to_gcs
 from tritonsync.errors import (
@@ -399,3 +401,23 @@ def test_bodies_over_fifty_megabytes_arrive_whole_on_gcs(gcs_place: Place) -> No
     with Bucket(gcs_place.url, storage_options=gcs_place.options) as bucket:
         assert bucket.create("big", data)
         assert bucket.get("big") == data
+
+
+class ListOfOne(MemoryFileSystem):  # type: ignore[misc]
+    """Answers as adlfs does where nothing is below a path, even if details were asked for."""
+
+    protocol = "listofone"
+
+    def find(self, path: str, **kwargs: Any) -> Any:
+        found = super().find(path, **kwargs)
+        return found if found.keys() - {path} else list(found)
+
+
+def test_a_filesystem_may_answer_nothing_with_a_list() -> None:
+    """It is nothing all the same, be there an object of that name or not."""
+    fsspec.register_implementation(ListOfOne.protocol, ListOfOne)
+    with Bucket(f"{ListOfOne.protocol}://{uuid.uuid4().hex}/prefix") as bucket:
+        assert bucket.list("a/") == {}
+        assert bucket.probe() == "read-write"
+        assert bucket.probe(write=False) == "read-only"
+        assert bucket.list("") == {MARKER: bucket.list("")[MARKER]}

@@ -120,7 +120,7 @@ def parse_url(url: str) -> Address:
             f"{url!r} cannot be written; give s3://bucket/prefix or gs://bucket/prefix, and the address of a server of "
             "your own as AWS_ENDPOINT_URL or STORAGE_EMULATOR_HOST"
         )
-    if protocol not in fsspec.available_protocols():
+    if not _is_known(protocol):
         raise SettingsError(f"{url!r}: no filesystem is called {protocol!r}; give s3://, gs://, or a folder")
     if protocol in _FOLDER:
         return _folder(rest)
@@ -132,10 +132,15 @@ def parse_url(url: str) -> Address:
     )
 
 
+def _is_known(protocol: str) -> bool:
+    # The second are those that the program itself has registered.
+    return protocol in fsspec.available_protocols() or protocol in fsspec.registry
+
+
 def _folder(path: str) -> Address:
     scheme = path.partition(":")[0].lower()
     # One letter is a drive. `s3:/bucket` would otherwise become a folder called "s3:" without a word.
-    if len(scheme) > 1 and ":" in path and scheme in fsspec.available_protocols():
+    if len(scheme) > 1 and ":" in path and _is_known(scheme):
         raise SettingsError(f"{path!r} looks like a URL without '//'; write {scheme}://..., or ./{path} for a folder")
     if not path:
         raise SettingsError("the URL names no folder; give one such as file:///var/cache/kernels")

@@ -49,7 +49,8 @@ class Backend:
             found = self._call("find", self._path(prefix.rstrip("/")), detail=True, timeout=timeout)
         except FileNotFoundError:
             return {}
-        return self._relative(found)
+        # Where nothing is below it, adlfs (2026.8) returns a list, of the object of this name if there is one.
+        return self._relative(found) if isinstance(found, Mapping) else {}
 
     def remove(self, name: str, timeout: float) -> None:
         """Delete the object. FileNotFoundError: there is none (not every store says so)."""
