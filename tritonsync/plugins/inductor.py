@@ -23,7 +23,7 @@ from tritonsync.local.tritondir import default_triton_dir
 from tritonsync.plugins.besides import autotune_get, autotune_put, pgo_cache_class
 from tritonsync.plugins.edge import Patches, UnknownProgramError, edge
 from tritonsync.plugins.graphs import GraphCaches
-from tritonsync.plugins.winners import rebuilding, rechecking
+from tritonsync.plugins.winners import rebuilding, rechecking, remembering
 from tritonsync.session import session
 from tritonsync.session.host import Host
 from tritonsync.session.once import warn_once
@@ -117,6 +117,8 @@ def patch_autotune_cache(autotune_cache: Any) -> None:  # noqa: ANN401
 @_careful
 def patch_heuristics(heuristics: Any) -> None:  # noqa: ANN401
     """Plug into `torch._inductor.runtime.triton_heuristics`, where torch looks for the winner of an autotuning."""
+    if _is_before(2, 14):
+        _patches.replace(heuristics, "check_autotune_cache", ("configs", "filename", "inductor_meta"), remembering)
     if _is_before(2, 13):
         parameters = ("self", "reload_kernel_from_src")
         _patches.replace(heuristics.CachingAutotuner, "recheck_autotune_cache", parameters, rechecking(heuristics))

@@ -1,16 +1,18 @@
-"""Autotune winners that torch 2.11 and 2.12 save and do not take up again, so that every process times them anew.
+"""Autotune winners that torch saves and does not take up again, or does not save, so that every process times anew.
 
-torch asks for the saved winner of a kernel when it loads the kernel's configurations from a graph
-(`CachingAutotuner.recheck_autotune_cache` of torch/_inductor/runtime/triton_heuristics.py). What it misses there:
+torch looks for the saved winner of a kernel when it compiles the kernel (`check_autotune_cache`), and again when it
+loads the kernel's configurations from a graph (`CachingAutotuner.recheck_autotune_cache`; both in
+torch/_inductor/runtime/triton_heuristics.py). What it misses:
 
-=======================================================================================  ==============
-a winner of coordinate descent, where the graph has one configuration of the kernel      2.11
-a winner of coordinate descent that is among the graph's configurations                  2.11
-a winner that `_dynamic_scale_rblock` added after the graph was saved                    2.11 and 2.12
-that nothing is to be added, and timed again, beside a winner                            2.11 and 2.12
-=======================================================================================  ==============
+========================================================================================  ==============
+a winner of coordinate descent, where the graph has one configuration of the kernel       2.11
+a winner of coordinate descent that is among the graph's configurations                   2.11
+a winner that `_dynamic_scale_rblock` added after the graph was saved                     2.11 and 2.12
+that nothing is to be added, and timed again, beside a winner                             2.11 and 2.12
+any winner, where `_dynamic_scale_rblock` added to a single configuration                 2.11 to 2.13
+========================================================================================  ==============
 
-torch 2.13 does all of it in the same functions; what is here gives the older ones the same outcome.
+torch 2.13 does the first four in the same functions, and 2.14 the last; what is here gives older ones the same outcome.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 from tritonsync.plugins.edge import edge
 
-__all__ = ["rebuilding", "rechecking"]
+__all__ = ["rebuilding", "rechecking", "remembering"]
 
 #: What a saved winner says beside the kernel's own constants (torch/_inductor/runtime/autotune_cache.py, `save`).
 _OPTIONS = ("num_warps", "num_stages", "num_consumer_groups", "num_buffers_warp_spec")
@@ -54,6 +56,30 @@ def _rebuilt(config_class: type, saved: Mapping[str, Any], configs_hash: str, co
     config: Any = config_class(constants, **{name: saved[name] for name in _OPTIONS if name in saved})
     config.found_by_coordesc = False  # torch 2.11 asks for it
     return config
+
+
+def remembering(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `check_autotune_cache` keep the winner of a reduction with one configuration, which may get a second one."""
+
+    def check_autotune_cache(configs: Any, filename: Any, inductor_meta: Any) -> Any:  # noqa: ANN401
+        if len(configs) == 1 and _may_be_scaled(inductor_meta):
+            # As if coordinate descent were to come: the one case in which torch looks for a better one.
+            configs, cache, info = original(configs, filename, {**inductor_meta, "coordinate_descent_tuning": True})
+            told = {name: fact for name, fact in info.items() if not name.startswith("coordesc")}
+            return configs, cache, told
+        return original(configs, filename, inductor_meta)
+
+    return check_autotune_cache
+
+
+@edge(False)
+def _may_be_scaled(inductor_meta: Mapping[str, Any]) -> bool:
+    return (
+        inductor_meta.get("num_reduction", 0) > 0
+        and not inductor_meta.get("persistent_reduction")
+        and not inductor_meta.get("coordinate_descent_tuning")
+        and bool(inductor_meta.get("dynamic_scale_rblock", True))
+    )
 
 
 def rechecking(heuristics: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:  # noqa: ANN401
