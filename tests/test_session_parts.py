@@ -107,24 +107,25 @@ def test_a_job_that_fails_is_told_and_ends_nothing() -> None:
 def test_a_flight_is_run_once() -> None:
     """Whoever comes first does the work, the others get its result; afterwards it is forgotten."""
     flights: Flights[int] = Flights()
-    gate, runs = threading.Event(), []
+    gate = threading.Event()
+    runs: list[float | None] = []
 
-    def work() -> int:
+    def work(timeout: float | None) -> int:
         gate.wait()
-        runs.append(1)
+        runs.append(timeout)
         return 7
 
     flight = flights.plan("kind", "key", work)
-    runner = threading.Thread(target=flight.run)
+    runner = threading.Thread(target=flight.run, args=(3.0,))
     runner.start()
-    same = flights.plan("kind", "key", lambda: 8)
+    same = flights.plan("kind", "key", lambda _: 8)
     assert same is flight
-    while flight.run():
+    while flight.run(None):
         time.sleep(0)
     gate.set()
     assert same.result(10) == 7
     runner.join()
-    assert runs == [1]
+    assert runs == [3.0]
     assert flights.get("kind", "key") is None
 
 
@@ -132,11 +133,11 @@ def test_a_flight_that_fails_raises_where_its_result_is_asked_for() -> None:
     """And the next one of its key is a new one."""
     flights: Flights[int] = Flights()
 
-    def work() -> int:
+    def work(_timeout: float | None) -> int:
         raise ZeroDivisionError
 
     flight = flights.plan("kind", "key", work)
-    assert flight.run()
+    assert flight.run(None)
     with pytest.raises(ZeroDivisionError):
         flight.result(0)
     assert flights.plan("kind", "key", work) is not flight

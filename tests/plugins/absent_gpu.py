@@ -152,4 +152,5 @@ answer(torch._inductor.fx_passes.post_grad, lazy_init=nothing)
 answer(triton_helpers, set_driver_to_gpu=nothing)
 triton_heuristics.StaticTritonCompileResult.make_launcher = load
 triton_heuristics.TritonCompileResult.make_launcher = lambda result: Launcher(result)  # a class does not bind
-benchmarking.InductorBenchmarker.benchmark_gpu = lambda *_, **__: float(next(clock))
+for benchmarker in (benchmarking.InductorBenchmarker, benchmarking.TritonBenchmarker):
+    benchmarker.benchmark_gpu = lambda *_, **__: float(next(clock))

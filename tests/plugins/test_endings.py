@@ -48,27 +48,90 @@ def by_name(server: Server) -> Place:
     return server.place(endpoint=server.endpoint.replace("127.0.0.1", "localhost"))
 
 
-@pytest.mark.parametrize("threads", ["", NO_MORE_THREADS], ids=["threads", "no-more-threads"])
-def test_a_program_that_asked_for_nothing_publishes_at_exit(
-    worker: Worker, moto_server: Server, tmp_path: Path, threads: str
-) -> None:
-    """A program that asked for nothing publishes while it ends, to a host that has a name."""
-    place = by_name(moto_server)
-    done = subprocess.run(
-        [sys.executable, "-c", PUBLISH_AND_LEAVE + threads],
-        env=worker.environ(place, tmp_path),
+def run_program(worker: Worker, place: Place | Path, cache: Path, program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=worker.environ(place, cache),
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
+
+
+@pytest.mark.parametrize("threads", ["", NO_MORE_THREADS], ids=["threads", "no-more-threads"])
+def test_a_program_that_asked_for_nothing_publishes_at_exit(
+    worker: Worker, moto_server: Server, tmp_path: Path, threads: str
+) -> None:
+    """A program that asked for nothing publishes while it ends, to a host that has a name."""
+    place = by_name(moto_server)
+    done = run_program(worker, place, tmp_path, PUBLISH_AND_LEAVE + threads)
     assert done.returncode == 0, done.stderr
     assert "1 bundles published" in done.stderr
     with RawBucket(place.url, place.options) as raw:
         assert (
             len(raw.names("^bundles/triton/K/.*/pack.tar.zst$")) == len(raw.names("^bundles/triton/K/.*/manifest")) == 1
         )
+
+
+PUBLISH_FROM_A_THREAD = """
+import threading
+import time
+
+def serve():
+    threading.main_thread().join()
+    time.sleep(0.5)
+    now.publish(lambda: Bundle(kind="triton", key="LATE", payloads=(Payload("p", b"data"),)))
+    print("served", flush=True)
+
+threading.Thread(target=serve).start()
+"""
+
+
+def test_threads_that_outlive_the_main_one_publish_too(worker: Worker, tmp_path: Path) -> None:
+    """A server that runs in a thread is the program."""
+    done = run_program(worker, tmp_path / "bucket", tmp_path, PUBLISH_AND_LEAVE + PUBLISH_FROM_A_THREAD)
+    assert (done.returncode, done.stdout) == (0, "served\n")
+    assert "2 bundles published" in done.stderr
+    assert "went wrong" not in done.stderr
+
+
+def test_a_failure_at_the_end_takes_nothing_with_it(worker: Worker, tmp_path: Path) -> None:
+    """The program's own threads come to their end."""
+    broken = "now._flush = None\n"
+    done = run_program(worker, tmp_path / "bucket", tmp_path, PUBLISH_AND_LEAVE + broken + PUBLISH_FROM_A_THREAD)
+    assert (done.returncode, done.stdout) == (0, "served\n")
+    assert "went wrong" in done.stderr
+
+
+def test_sigterm_may_come_at_any_moment(worker: Worker, tmp_path: Path) -> None:
+    """Also while the main thread is inside tritonsync and holds a lock that the flush needs."""
+    held = """
+import os, signal, time
+with now.budget._lock:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.3)
+time.sleep(60)
+"""
+    done = run_program(worker, tmp_path / "bucket", tmp_path, PUBLISH_AND_LEAVE + held)
+    assert done.returncode == -signal.SIGTERM
+    assert "1 bundles published" in done.stderr
+
+
+def test_a_forked_child_is_told_to_go_and_goes(worker: Worker, tmp_path: Path) -> None:
+    """It has nothing to publish, and its parent may be waiting for it."""
+    child = """
+import os, signal
+print(signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL, flush=True)
+pid = os.fork()
+if pid == 0:
+    print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+    done = run_program(worker, tmp_path / "bucket", tmp_path, PUBLISH_AND_LEAVE + child)
+    assert done.stdout == "True\nTrue\n"
 
 
 def test_sigterm_flushes_and_then_ends_the_process(worker: Worker, moto_server: Server) -> None:

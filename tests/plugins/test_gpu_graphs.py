@@ -32,6 +32,16 @@ def test_a_second_worker_compiles_and_times_nothing(gpu_worker: Worker, tmp_path
     assert second.counts["bytes_up"] == 0
 
 
+def test_results_of_another_process_are_not_published_again(gpu_worker: Worker, tmp_path: Path) -> None:
+    """A process that finds graphs and winners on its host asks for its record, and at its end for nothing."""
+    bucket, cache = tmp_path / "bucket", tmp_path / "second"
+    gpu_worker.run("descent", bucket=bucket, cache=tmp_path / "first", TRITONSYNC_STRICT="1")
+    gpu_worker.run("descent", bucket=bucket, cache=cache, TRITONSYNC_STRICT="1")
+    third = gpu_worker.run("descent", bucket=bucket, cache=cache, TRITONSYNC_STRICT="1")
+    assert third.hits == (1, 1)
+    assert third.counts["requests"] <= 3
+
+
 def test_kernels_that_the_value_leaves_out_come_along(gpu_worker: Worker, tmp_path: Path) -> None:
     """A value holds the winners only, and names all; each kernel it names is in its bundle (pytorch 194918)."""
     bucket = tmp_path / "bucket"

@@ -55,6 +55,22 @@ def test_a_value_that_cannot_be_unpickled(worker: Worker, filled: Filled, tmp_pa
     assert third.hits == (2, 1)
 
 
+def test_a_value_whose_graphs_are_gone(worker: Worker, filled: Filled, tmp_path: Path) -> None:
+    """They are published again, and the AOTAutograd value that names them is as good as it was."""
+    place = tmp_path / "bucket"
+    shutil.copytree(filled.path, place)
+    raw = RawBucket(str(place))
+    names = raw.names("^bundles/aot_autograd/.*/manifest.json$")
+    keys = fx_keys(raw)
+    shutil.rmtree(place / "bundles" / "fx_graph")
+    second = worker.run("train", bucket=place, TRITONSYNC_STRICT="1")
+    assert len(second.compiled) == 2
+    assert fx_keys(raw) == keys
+    assert raw.names("^bundles/aot_autograd/.*/manifest.json$") == names
+    third = worker.run("train", bucket=place, TRITONSYNC_STRICT="1")
+    assert (third.compiled, third.hits) == ([], (2, 1))
+
+
 def test_a_value_for_another_libdevice(worker: Worker, filled: Filled, tmp_path: Path) -> None:
     """torch stops at the first value whose guards hold, and then refuses it; it is not offered, and the next one is."""
     place = tmp_path / "bucket"

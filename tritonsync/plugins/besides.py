@@ -39,14 +39,25 @@ def autotune_put(cache_dir: Callable[[], str]) -> Callable[[Callable[..., Any]],
 
     def make(original: Callable[..., Any]) -> Callable[..., None]:
         def _put(cache: Any, key: str, value: Any, sample: Any) -> None:  # noqa: ANN401
+            path = _inside(cache_dir, key)
             try:
-                original(cache, _inside(cache_dir, key), value, sample)
+                original(cache, path, value, sample)
             except OSError:
                 return
+            _saved(path)
 
         return _put
 
     return make
+
+
+@edge(None)
+def _saved(path: str) -> None:
+    """Note that this process has found out which configuration is the best."""
+    now = session.current()
+    if now is not None:
+        folder, name = os.path.split(path)
+        now.outgoing.note_tuned(os.path.basename(folder), name)  # noqa: PTH119
 
 
 def _inside(cache_dir: Callable[[], str], key: str) -> str:

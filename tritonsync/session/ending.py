@@ -5,38 +5,84 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401 - see at_end
 import contextlib
+import logging
 import multiprocessing
 import os
+import queue
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
 __all__ = ["at_end", "at_sigterm"]
 
+log = logging.getLogger(__name__)
 
-def at_end(callback: Callable[[], None]) -> None:
+#: Seconds after which a process that does not run its signal handlers any more is ended without them.
+_STUCK_S = 5.0
+
+
+def at_end(main_is_done: Callable[[], None], all_is_done: Callable[[], None]) -> None:
     """Call back when this process ends by itself; not in processes forked from it.
 
-    A handler of `atexit` comes too late: s3fs and gcsfs look host names up on a thread pool, and none takes work after
-    `threading._shutdown`. Handlers of `threading._register_atexit` run before that, last registered first, so
-    `concurrent.futures.thread`, whose handler closes all pools, must have been imported before. Children of
-    multiprocessing leave by `os._exit`; what runs there is a Finalize.
+    Args:
+        main_is_done: called when the main thread has ended. s3fs and gcsfs look host names up on a thread pool, and
+            none takes work after this: handlers of `threading._register_atexit` run last registered first, so
+            `concurrent.futures.thread`, whose handler closes all pools, must have been imported before.
+        all_is_done: called afterwards, when the program's other threads have ended too.
+
+    Children of multiprocessing leave by `os._exit`; what runs there is a Finalize.
     """
     pid = os.getpid()
 
-    def here() -> None:
+    def guarded(callback: Callable[[], None]) -> None:
+        # What is raised here would keep Python from waiting for the program's threads.
         if os.getpid() == pid:
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.warning("the end of this process went wrong", exc_info=True)
 
-    try:
-        threading._register_atexit(here)  # type: ignore[attr-defined]  # noqa: SLF001
-    except (AttributeError, RuntimeError):  # another Python, or one that is ending already
-        atexit.register(here)
+    with contextlib.suppress(AttributeError, RuntimeError):  # another Python, or one that is ending already
+        threading._register_atexit(lambda: guarded(main_is_done))  # type: ignore[attr-defined]  # noqa: SLF001
+    atexit.register(lambda: guarded(all_is_done))
     if multiprocessing.parent_process() is not None:
         from multiprocessing.util import Finalize
 
-        Finalize(None, here, exitpriority=100)
+        Finalize(None, lambda: guarded(all_is_done), exitpriority=100)
+
+
+class _Sigterm:
+    """Handles SIGTERM: calls back on a thread of its own, then lets the signal have its usual effect.
+
+    The handler itself runs inside whatever the main thread was doing, whose locks it must not wait for; so it only
+    tells the thread, and the program goes on until that is done.
+    """
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+        # Its `put` may interrupt itself, which that of other queues may not.
+        self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_done = False
+        threading.Thread(target=self._wait, name="tritonsync-sigterm", daemon=True).start()
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if self._is_done:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        else:
+            self._told.put(None)
+
+    def _wait(self) -> None:
+        self._told.get()
+        with contextlib.suppress(Exception):
+            self._callback()
+        self._is_done = True
+        # Only the main thread may change what a signal does.
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_STUCK_S)
+        os._exit(128 + signal.SIGTERM)
 
 
 def at_sigterm(callback: Callable[[], None]) -> bool:
@@ -49,15 +95,18 @@ def at_sigterm(callback: Callable[[], None]) -> bool:
         return False
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return False
-    pid = os.getpid()
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # the second one would interrupt the callback
-        if os.getpid() == pid:
-            with contextlib.suppress(Exception):
-                callback()
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, handle)
+    try:
+        signal.signal(signal.SIGTERM, _Sigterm(callback))
+    except RuntimeError:  # no thread can be started
+        return False
     return True
+
+
+def _in_child() -> None:
+    # Its thread does not exist here, and a child that is told to go before it has anything to publish just goes.
+    if isinstance(signal.getsignal(signal.SIGTERM), _Sigterm):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

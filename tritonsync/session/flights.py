@@ -15,21 +15,21 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """Work that is planned, running or done. Whoever comes first runs it, the others wait for the result."""
 
-    def __init__(self, work: Callable[[], T], landed: Callable[[Flight[T]], None]) -> None:
+    def __init__(self, work: Callable[[float | None], T], landed: Callable[[Flight[T]], None]) -> None:
         self._work = work
         self._landed = landed
         self._lock = threading.Lock()
         self._claimed = False
         self._result: Future[T] = Future()
 
-    def run(self) -> bool:
-        """Do the work unless somebody else has begun; return whether it was done here."""
+    def run(self, timeout: float | None) -> bool:
+        """Do the work, in so many seconds, unless somebody else has begun; return whether it was done here."""
         with self._lock:
             if self._claimed:
                 return False
             self._claimed = True
         try:
-            self._result.set_result(self._work())
+            self._result.set_result(self._work(timeout))
         except BaseException as exc:
             self._result.set_exception(exc)
             if not isinstance(exc, Exception):
@@ -50,8 +50,8 @@ class Flights(Generic[T]):
         self._lock = threading.Lock()
         self._flights: dict[tuple[str, str], Flight[T]] = {}
 
-    def plan(self, kind: str, key: str, work: Callable[[], T]) -> Flight[T]:
-        """Return the flight of this key, and a new one for this work if there is none."""
+    def plan(self, kind: str, key: str, work: Callable[[float | None], T]) -> Flight[T]:
+        """Return the flight of this key, and a new one for this work, given its seconds, if there is none."""
         with self._lock:
             flight = self._flights.get((kind, key))
             if flight is None:

@@ -18,23 +18,30 @@ __all__ = ["no_fork"]
 PATIENCE_S = 3.0
 
 _gate = threading.RLock()
-_held = False
+#: Which of the blocks is the last one that was entered, and the last one for which a fork has waited long enough.
+_block = 0
+_waited_for = 0
+_forking = threading.local()
 
 
 @contextlib.contextmanager
 def no_fork() -> Iterator[None]:
     """Let forks of other threads wait until the end of the block."""
+    global _block
     with _gate:
+        _block += 1
         yield
 
 
 def _before() -> None:
-    global _held
-    _held = _gate.acquire(timeout=PATIENCE_S)
+    global _waited_for
+    _forking.held = _gate.acquire(timeout=0 if _waited_for == _block else PATIENCE_S)
+    if not _forking.held:
+        _waited_for = _block
 
 
 def _in_parent() -> None:
-    if _held:
+    if _forking.held:
         _gate.release()
 
 

@@ -7,6 +7,7 @@ written where torch and Triton look for it, so nothing is kept in memory here bu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -108,8 +109,8 @@ class Incoming:
             TritonSyncError: it failed.
             TimeoutError: another thread takes longer (`concurrent.futures.TimeoutError`).
         """
-        flight = self._flights.plan(kind, key, lambda: self._fetch(kind, key, seen, timeout))
-        flight.run()
+        flight = self._flights.plan(kind, key, lambda seconds: self._fetch(kind, key, seen, seconds))
+        flight.run(timeout)
         return flight.result(timeout)
 
     def under_way(self, kind: str, key: str) -> Flight[Arrival] | None:
@@ -119,10 +120,10 @@ class Incoming:
     def expect(self, kind: str, graphs: Mapping[str, Collection[str]]) -> None:
         """Begin to fetch exactly these variants of these keys, all at once; those that are here are left alone."""
         for key, variants in graphs.items():
+            with self._lock:
+                self._expected[kind, key] = self._expected.get((kind, key), frozenset()) | frozenset(variants)
             if self._is_wanted(kind, key):
-                with self._lock:
-                    self._expected[kind, key] = frozenset(variants)
-                start_thread(self._in_background(kind, key).run)
+                start_thread(functools.partial(self._in_background(kind, key).run, BACKGROUND_S))
 
     def fetch_ahead(self, entries: Sequence[WorkloadEntry]) -> None:
         """Fetch what an earlier run used, a few at a time; return when that is done."""
@@ -132,7 +133,7 @@ class Incoming:
                 wanted.setdefault((entry.kind, entry.key), set()).add(entry.variant)
         flights = {self._in_background(kind, key, frozenset(names)) for (kind, key), names in wanted.items()}
         if flights:
-            in_parallel(lambda flight: flight.run(), flights, AHEAD_AT_ONCE)
+            in_parallel(lambda flight: flight.run(BACKGROUND_S), flights, AHEAD_AT_ONCE)
 
     def came_from_bucket(self, kind: str, key: str) -> Mapping[str, Manifest]:
         """Return the manifests of what this process brought here for a key, by variant."""
@@ -163,9 +164,9 @@ class Incoming:
         return self._flights.get(kind, key) is None and not is_key_here(self._host().caches().inductor, kind, key)
 
     def _in_background(self, kind: str, key: str, variants: frozenset[str] | None = None) -> Flight[Arrival]:
-        def work() -> Arrival:
+        def work(timeout: float | None) -> Arrival:
             try:
-                return self._fetch(kind, key, (), BACKGROUND_S, variants)
+                return self._fetch(kind, key, (), timeout, variants)
             except TritonSyncError as exc:
                 # Whoever waits for it asks again, and meets the error itself.
                 self._failed(exc)
@@ -190,7 +191,8 @@ class Incoming:
             if fresh:
                 return Arrival(tuple(self._read(kind, key, fresh)), asked=False)
             with self._lock:
-                variants = self._expected.get((kind, key), variants)
+                # Somebody who has tried some already is to see them all.
+                variants = None if seen else self._expected.get((kind, key), variants)
             store.cpu = self._host().cpu()
             found = store.load(
                 kind,

@@ -8,14 +8,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 
 from tritonsync.errors import AccessDeniedError, LocalCacheError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.facts import ValueFacts
 from tritonsync.format.value import bundle_of_value, facts_of_value
 from tritonsync.local import inductordir
-from tritonsync.local.autotune import AutotuneResult, autotune_results, results_of
+from tritonsync.local.autotune import autotune_results, results_of
 from tritonsync.session.counters import Counters
 from tritonsync.session.host import Host
 from tritonsync.session.incoming import Incoming, name_of
@@ -69,11 +68,11 @@ class Outgoing:
         self._used, self._writes, self._failed = used, writes, failed
         self._queue = Uploads(self._upload_failed)
         self._lock = threading.RLock()
-        self._started = time.time()
         self._facts: dict[tuple[str, str], ValueFacts] = {}
         self._made: set[tuple[str, str]] = set()
         self._graphs: set[tuple[str, str]] = set()
         self._tuned: dict[tuple[str, str], set[str]] = {}
+        self._saved: set[tuple[str, str]] = set()
         self._newest: dict[tuple[str, str], bytes] = {}
         self._look_at = 0.0
 
@@ -92,6 +91,8 @@ class Outgoing:
             refused: file names of the values that torch was offered under this key, and made this one all the same.
         """
         caches, cpu = self._host().caches(), self._host().cpu()
+        with self._lock:
+            self._made.add((kind, key))
         self._submit(lambda: self._value(kind, key, data, frozenset(refused), caches, cpu), size=len(data))
 
     def bundle(self, make: Callable[[], Bundle | None], after: int = -1) -> None:
@@ -114,22 +115,29 @@ class Outgoing:
         with self._lock:
             self._graphs.add((kind, key))
 
+    def note_tuned(self, folder: str, name: str) -> None:
+        """Note that this process has saved an autotune result."""
+        with self._lock:
+            self._saved.add((folder, name))
+
     def flush(self, seconds: float, last: Iterable[Callable[[Store], None]] = ()) -> None:
-        """Finish: wait for what is queued, publish what belongs to it, and `last`; at most so many seconds."""
+        """Wait for what is queued, publish what belongs to it, and `last`; what takes longer than that is dropped."""
         end = time.monotonic() + seconds
         self._queue.flush(end - time.monotonic(), up_to=PUBLISH)
         if self._writes:
+            with self._lock:
+                newest, self._newest = self._newest, {}
             if self._graphs:
                 self._queue.submit(self._autotune, rank=BELONGINGS)
-            for (kind, key), data in self._newest.items():
+            for (kind, key), data in newest.items():
                 self._queue.submit(functools.partial(self._publish_newest, kind, key, data), rank=BELONGINGS)
             for work in last:
                 self._queue.submit(functools.partial(self._finish, work), rank=BELONGINGS)
         self._queue.flush(end - time.monotonic())
-        self.close()
+        self._counters.add(dropped=self._queue.drop())
 
     def close(self) -> None:
-        """Drop what is queued, and take no more."""
+        """Drop what is still queued, and take no more."""
         self._counters.add(dropped=self._queue.close())
 
     def _submit(self, work: Callable[[], None], *, rank: int = PUBLISH, size: int = 0) -> None:
@@ -149,8 +157,10 @@ class Outgoing:
         facts = facts_of_value(data)
         with self._lock:
             self._facts[kind, key] = facts
-            self._made.add((kind, key))
             self._graphs.add((kind, key))
+            if any(("fx_graph", graph) in self._made for graph, _ in facts.fx_graphs):
+                # It was no use because one of its graphs was not to be had; there is nothing wrong with it.
+                refused = frozenset()
         bundle = gather(kind, key, data, facts, caches, cpu=cpu)
         self._counters.add(kernels_compiled=len({kernel.hash for kernel in bundle.kernels}))
         if not self._writes:
@@ -194,13 +204,14 @@ class Outgoing:
     def _autotune(self) -> None:
         """Publish autotune results, each with the graphs it belongs to.
 
-        For graphs made here, all that there are: an older graph may have the same kernel. For others, what is new.
+        For graphs made here, all that there are: an older graph may have the same kernel. For others, what this process
+        has saved.
         """
         inductor = self._host().caches().inductor
         results = autotune_results(inductor)
-        recent = [result for result in results if self._is_recent(inductor, result)]
         with self._lock:
-            graphs = sorted(self._graphs if recent else self._made)
+            recent = [result for result in results if (result.folder, result.name) in self._saved]
+            graphs = sorted(self._graphs if recent else self._graphs & self._made)
         for kind, key in graphs:
             chosen = results if (kind, key) in self._made else recent
             mine = payloads_of_results(results_of(chosen, self._facts_of(kind, key)))
@@ -209,13 +220,6 @@ class Outgoing:
             if new:
                 self._ready().publish_autotune(kind, key, new, timeout=UPLOAD_S)
                 self._tuned[kind, key].update(new)
-
-    def _is_recent(self, inductor: Path, result: AutotuneResult) -> bool:
-        try:
-            # A second of grace: some file systems keep whole seconds only.
-            return (inductor / result.folder / result.name).stat().st_mtime >= self._started - 1
-        except OSError:
-            return False
 
     def _facts_of(self, kind: str, key: str) -> ValueFacts:
         """Return the facts of a graph, which is read again where this process did not make it."""

@@ -116,6 +116,9 @@ class Record:
             kernels = _united(kernels, store, newest, timeout)
         listed = Workload(inductor_dir=inductor_dir, entries=tuple(sorted(entries)))
         store.publish_newest(bundle_of_workload(self.name, listed, kernels), inline=(LIST,), timeout=timeout)
+        with self._lock:
+            self._last, self._kernels = frozenset(entries), frozenset(kernel.hash for kernel in kernels)
+            self._is_outdated = False
 
     def _newest(self, store: Store, timeout: float | None) -> Manifest | None:
         if self.name is None:

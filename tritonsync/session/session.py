@@ -82,6 +82,8 @@ class Session:
         self._is_helper = is_helper
         self._off: str | None = None
         self._ended = False
+        self._has_ended = threading.Event()
+        self._is_sick = False
         self._handles_sigterm = False
         self._lock = threading.RLock()
         self._go_ahead = threading.Event()
@@ -133,10 +135,21 @@ class Session:
 
     @property
     def is_off(self) -> bool:
-        """Whether the bucket is not asked any more in this process."""
-        if self._off is None and self.budget.left <= 0:
+        """Whether the bucket is left alone for the rest of this process."""
+        if self._off is None and self._is_sick and self.budget.left <= 0:
             self._turn_off(f"the program has waited {self.budget.seconds:g} s for it in vain")
         return self._off is not None
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the program may wait for an answer. What it makes is published all the same."""
+        if self.is_off or self._ended:
+            return False
+        if self.budget.left <= 0:
+            message = "the program has waited %g s for what the bucket lacks; it is not asked for more in this process"
+            warn_once(log, "spent", message, self.budget.seconds)
+            return False
+        return True
 
     @property
     def stats(self) -> BucketStats:
@@ -189,7 +202,7 @@ class Session:
 
         def land() -> Arrival:
             # One that is only planned would wait for its turn among the others: it is run here.
-            flight.run()
+            flight.run(self.budget.left)
             return flight.result(self.budget.left)
 
         self._ask(land, Arrival(), _brought_something)
@@ -225,21 +238,32 @@ class Session:
         """Record that this run used a key; with the variant, where it is in the bucket."""
         self._record.note(kind, key, variant)
 
-    def stop(self) -> None:
-        """Flush what is to be uploaded, say the line, and do nothing more."""
+    def flush(self) -> None:
+        """Upload what is there to be uploaded, in the time that there is for it; the session goes on."""
         with self._lock:
             if self._ended:
                 return
-            self._ended = True
         self._flush()
-        self._say()
+
+    def stop(self) -> None:
+        """Flush what is to be uploaded, say the line, and do nothing more."""
+        with self._lock:
+            is_first, self._ended = not self._ended, True
+        if not is_first:
+            # Another thread is at it (see `at_sigterm`), and a process that ends now would cut it short.
+            self._has_ended.wait(self.settings.flush_s)
+            return
+        try:
+            self._flush()
+            self.outgoing.close()
+            self._say()
+        finally:
+            self._has_ended.set()
 
     def _flush(self) -> None:
-        if self.is_off or not self.settings.may_write:
-            self.outgoing.close()
-            return
-        last = [self._publish_record] if self._record.is_new() or not self.outgoing.is_idle else []
-        self.outgoing.flush(self.settings.flush_s, last)
+        if not self.is_off and self.settings.may_write:
+            last = [self._publish_record] if self._record.is_new() or not self.outgoing.is_idle else []
+            self.outgoing.flush(self.settings.flush_s, last)
 
     def _publish_record(self, store: Store) -> None:
         if self._record.is_new():
@@ -283,12 +307,14 @@ class Session:
 
     def _ask(self, ask: Callable[[], T], nothing: T, worth_it: Callable[[T], bool]) -> T:
         """Let the program wait for the bucket, charged to the budget unless worth it; any trouble is nothing."""
-        if self.is_off or self._ended:
+        if not self.may_ask:
             return nothing
         started = time.perf_counter()
         try:
             with self.budget.wait() as wait:
                 result = ask()
+                if not isinstance(result, Arrival) or result.asked:
+                    self._is_sick = False
                 if worth_it(result):
                     wait.paid_off()
                 return result
@@ -300,6 +326,7 @@ class Session:
 
     def _failed(self, exc: Exception) -> None:
         """Say what went wrong, once per cause; what will not get better turns the bucket off."""
+        self._is_sick = True
         if isinstance(exc, (AccessDeniedError, BucketNotFoundError, SettingsError, MissingExtraError)):
             self._turn_off(str(exc))
         elif isinstance(exc, FutureTimeoutError) and not isinstance(exc, TritonSyncError):
@@ -315,7 +342,7 @@ class Session:
             log.warning("the bucket is off for the rest of this process: %s", reason)
 
     def _watch_for_sigterm(self) -> None:
-        if not self._handles_sigterm:
+        if not self._handles_sigterm and self.settings.may_write:
             self._handles_sigterm = at_sigterm(self.stop)
 
 
@@ -363,7 +390,7 @@ def current() -> Session | None:
             # A parent's session is dropped: its threads and connections do not exist here.
             _sessions.clear()
             _sessions[pid] = Session(_settings, _shared_host, is_helper=_helper)
-            at_end(_sessions[pid].stop)
+            at_end(_sessions[pid].flush, _sessions[pid].stop)
         return _sessions[pid]
 
 

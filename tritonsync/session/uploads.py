@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from tritonsync.errors import AccessDeniedError, BucketNotFoundError, RemoteError
 from tritonsync.remote.crew import crew
 
 __all__ = ["Uploads"]
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 CAPACITY = 256
 #: Bytes that may wait.
 CAPACITY_BYTES = 1 << 30
+#: Seconds after which a job that met a bucket in trouble is tried once more: longer than the bucket is left alone then.
+RETRY_S = 35.0
 _THREADS = 2
 
 
@@ -30,13 +33,15 @@ class _Job:
     number: int
     due: float
     size: int
+    is_again: bool = False
 
 
 class Uploads:
     """Runs jobs in the background, those of low rank first.
 
     A job that is due later lets the ones before it pass; a flush makes everything due at once. What a job raises is
-    given to `failed`, on the thread that ran it. Threads are daemons: none of them keeps a program from ending.
+    given to `failed`, on the thread that ran it; after an error that may pass, it is tried once more before that.
+    Threads are daemons: none of them keeps a program from ending.
     """
 
     def __init__(self, failed: Callable[[Exception], None]) -> None:
@@ -45,14 +50,14 @@ class Uploads:
         self._changed = threading.Condition()
         self._jobs: list[_Job] = []
         self._numbers = itertools.count()
-        self._running = 0
+        self._running: set[int] = set()
         self._threads = 0
         self._bytes = 0
         self._flushing = False
         self._closed = False
 
     def submit(self, work: Callable[[], None], *, rank: int = 0, delay: float = 0.0, size: int = 0) -> bool:
-        """Queue a job; return whether there was room.
+        """Queue a job; return whether there was room. Jobs of a higher rank make room for it.
 
         Args:
             work: what to do.
@@ -61,7 +66,7 @@ class Uploads:
             size: bytes that it holds.
         """
         with self._changed:
-            if self._closed or len(self._jobs) >= CAPACITY or self._bytes + size > CAPACITY_BYTES:
+            if self._closed or not self._make_room(rank, size):
                 return False
             self._jobs.append(_Job(work, rank, next(self._numbers), time.monotonic() + delay, size))
             self._bytes += size
@@ -83,14 +88,34 @@ class Uploads:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._is_through(up_to), timeout=max(seconds, 0.0))
 
-    def close(self) -> int:
-        """Take no more jobs, drop those that wait, and return how many that were, running ones included."""
+    def drop(self) -> int:
+        """Drop the jobs that wait, give up those that run, and return how many that were."""
         with self._changed:
-            self._closed = True
-            dropped = len(self._jobs) + self._running
+            dropped = len(self._jobs) + len(self._running)
+            self._bytes -= sum(job.size for job in self._jobs)
             self._jobs.clear()
+            self._running.clear()
             self._changed.notify_all()
         return dropped
+
+    def close(self) -> int:
+        """Take no more jobs; return how many were dropped."""
+        with self._changed:
+            self._closed = True
+        return self.drop()
+
+    def _make_room(self, rank: int, size: int) -> bool:
+        if self._flushing:
+            return True  # it is the last that comes
+        if size > CAPACITY_BYTES:
+            return False
+        while len(self._jobs) >= CAPACITY or self._bytes + size > CAPACITY_BYTES:
+            last = max(self._jobs, key=lambda job: (job.rank, job.number), default=None)
+            if last is None or last.rank <= rank:
+                return False
+            self._jobs.remove(last)
+            self._bytes -= last.size
+        return True
 
     def _is_through(self, up_to: int | None) -> bool:
         """Whether nothing is left to be done, or nobody is there to do it."""
@@ -103,14 +128,25 @@ class Uploads:
             try:
                 job.work()
             except Exception as exc:  # noqa: BLE001 - it may be anything, and must not end the thread
-                with contextlib.suppress(Exception):
-                    self._failed(exc)
+                if not self._put_back(job, exc):
+                    with contextlib.suppress(Exception):
+                        self._failed(exc)
             finally:
                 with self._changed:
-                    self._running -= 1
+                    self._running.discard(job.number)
                     self._bytes -= job.size
                     self._changed.notify_all()
             del job
+
+    def _put_back(self, job: _Job, exc: Exception) -> bool:
+        """Queue a job again whose error may pass: the bucket was in trouble, and is left alone for a while."""
+        may_pass = isinstance(exc, RemoteError) and not isinstance(exc, (AccessDeniedError, BucketNotFoundError))
+        with self._changed:
+            if not may_pass or job.is_again or self._flushing or self._closed:
+                return False
+            self._jobs.append(dataclasses.replace(job, due=time.monotonic() + RETRY_S, is_again=True))
+            self._bytes += job.size
+            return True
 
     def _next(self) -> _Job | None:
         with self._changed:
@@ -120,7 +156,7 @@ class Uploads:
                 if due:
                     job = min(due, key=lambda job: (job.rank, job.number))
                     self._jobs.remove(job)
-                    self._running += 1
+                    self._running.add(job.number)
                     return job
                 self._changed.wait(min((job.due - now for job in self._jobs), default=None))
             return None

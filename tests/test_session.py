@@ -1,0 +1,151 @@
+"""A session of a program without torch: what it waits for, and what it publishes whatever happens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from tests.raw import RawBucket
+from tritonsync.errors import AccessDeniedError, RemoteTimeoutError
+from tritonsync.format.bundle import Bundle, Payload
+from tritonsync.format.workload import WorkloadEntry
+from tritonsync.session import forkgate, uploads
+from tritonsync.session.session import Session
+from tritonsync.session.uploads import CAPACITY, Uploads
+from tritonsync.settings import Settings
+
+
+class Silent(LocalFileSystem):  # type: ignore[misc]
+    """A folder that stops answering."""
+
+    protocol = "silent"
+    answers = threading.Event()
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("silent://", "file://")))
+
+    def find(self, path: str, **kwargs: Any) -> Any:
+        self.answers.wait()
+        return super().find(path, **kwargs)
+
+
+@pytest.fixture
+def silent() -> Iterator[type[Silent]]:
+    fsspec.register_implementation(Silent.protocol, Silent, clobber=True)
+    Silent.answers.set()
+    yield Silent
+    Silent.answers.set()
+
+
+def session(url: str, folder: Path, **settings: Any) -> Session:
+    return Session(Settings(url=url, inductor_dir=str(folder), workload="name", quiet=True, **settings))
+
+
+def test_what_is_fetched_ahead_is_waited_for_within_the_budget(silent: type[Silent], tmp_path: Path) -> None:
+    """A bucket that falls silent after the first contact costs the program what it is ready to lose, and no more."""
+    now = session(f"silent://{tmp_path}/bucket", tmp_path / "inductor", budget_s=0.5)
+    now._contact.store(10)
+    silent.answers.clear()
+    keys = ["f" + letter * 51 for letter in "abcdefgh"]
+    entries = [WorkloadEntry(kind="fx_graph", key=key, variant="default") for key in keys]
+    threading.Thread(target=now.incoming.fetch_ahead, args=(entries,), daemon=True).start()
+    while now.incoming.under_way("fx_graph", keys[-1]) is None:
+        threading.Event().wait(0.01)
+    waiter = threading.Thread(target=now.join, args=("fx_graph", keys[-1]), daemon=True)
+    waiter.start()
+    waiter.join(20)
+    assert not waiter.is_alive()
+    assert now.is_off
+
+
+def test_a_budget_that_is_spent_stops_questions_and_no_uploads(tmp_path: Path) -> None:
+    """What the bucket lacks is what has to be published."""
+    now = session(str(tmp_path / "bucket"), tmp_path / "inductor", budget_s=0)
+    assert not now.may_ask
+    assert now.obtain("fx_graph", "f" * 52, ()).values == ()
+    now.publish(lambda: Bundle(kind="triton", key="K", payloads=(Payload("p", b"data"),)))
+    now.stop()
+    assert now.counters.now.published == 1
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        assert len(raw.names("^bundles/triton/K/.*/manifest.json$")) == 1
+
+
+def test_a_session_can_be_flushed_before_it_ends(tmp_path: Path) -> None:
+    """Threads that outlive the main one publish too, and what is there already is not published again."""
+    now = session(str(tmp_path / "bucket"), tmp_path / "inductor")
+    for key in ("A", "B"):
+        now.publish(lambda key=key: Bundle(kind="triton", key=key, payloads=(Payload("p", b"data"),)))  # type: ignore[misc]
+        now.flush()
+        with RawBucket(str(tmp_path / "bucket")) as raw:
+            assert raw.names(f"^bundles/triton/{key}/.*/manifest.json$")
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        before = raw.names()
+        now.stop()
+        assert raw.names() == before
+
+
+def test_a_fork_waits_once_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred forks during a first contact that hangs lose the time of one."""
+    waits: list[float] = []
+
+    class Gate:
+        def acquire(self, timeout: float) -> bool:
+            waits.append(timeout)
+            return False
+
+    monkeypatch.setattr(forkgate, "_gate", Gate())
+    monkeypatch.setattr(forkgate, "_block", forkgate._block + 1)
+    for _ in range(3):
+        forkgate._before()
+        forkgate._in_parent()
+    assert waits == [forkgate.PATIENCE_S, 0, 0]
+
+
+def test_an_upload_that_met_trouble_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once, and not where the bucket has refused it."""
+    monkeypatch.setattr(uploads, "RETRY_S", 0.0)
+    told: list[Exception] = []
+    tries = {"passes": 0, "stays": 0, "denied": 0}
+    queue = Uploads(told.append)
+
+    def work(name: str, error: Exception, good_from: int) -> None:
+        tries[name] += 1
+        if tries[name] < good_from:
+            raise error
+
+    queue.submit(lambda: work("passes", RemoteTimeoutError("slow"), 2))
+    queue.submit(lambda: work("stays", RemoteTimeoutError("slow"), 9))
+    queue.submit(lambda: work("denied", AccessDeniedError("no"), 9))
+    for _ in range(1000):
+        if queue.is_idle:
+            break
+        threading.Event().wait(0.01)
+    assert tries == {"passes": 2, "stays": 2, "denied": 1}
+    assert sorted(map(str, told)) == ["no", "slow"]
+
+
+def test_what_can_be_done_without_makes_room() -> None:
+    """A queue full of jobs of a high rank takes those of a lower one, and a flush takes what it adds itself."""
+    gate, done = threading.Event(), []
+    queue = Uploads(lambda exc: None)
+
+    def hold() -> None:
+        gate.wait()
+
+    for _ in range(2):
+        queue.submit(hold)  # one for each thread
+    while len(queue._running) < 2:
+        threading.Event().wait(0.01)
+    assert all(queue.submit(lambda: None, rank=2) for _ in range(CAPACITY))
+    assert not queue.submit(lambda: None, rank=2)
+    assert queue.submit(lambda: done.append("publish"), rank=0)
+    gate.set()
+    queue.flush(10)
+    assert done == ["publish"]
