@@ -68,7 +68,7 @@ def test_what_is_fetched_ahead_is_waited_for_within_the_budget(silent: type[Sile
 def test_a_budget_that_is_spent_stops_questions_and_no_uploads(tmp_path: Path) -> None:
     """What the bucket lacks is what has to be published."""
     now = session(str(tmp_path / "bucket"), tmp_path / "inductor", budget_s=0)
-    assert not now.may_ask
+    assert not now._asking.may_ask
     assert now.obtain("fx_graph", "f" * 52, ()).values == ()
     now.publish(lambda: Bundle(kind="triton", key="K", payloads=(Payload("p", b"data"),)))
     now.stop()

@@ -20,32 +20,22 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import TypeVar
 
-from tritonsync.errors import (
-    AccessDeniedError,
-    BucketNotFoundError,
-    MissingExtraError,
-    SettingsError,
-    TritonSyncError,
-)
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.objects import MARKER
 from tritonsync.remote.calls import prepare_for_end
-from tritonsync.remote.patience import Budget
 from tritonsync.remote.stats import BucketStats
+from tritonsync.session.asking import Asking
 from tritonsync.session.contact import Contact
 from tritonsync.session.counters import Counters, Counts, summary
 from tritonsync.session.ending import at_end, at_sigterm
 from tritonsync.session.host import Host, plain_host
 from tritonsync.session.incoming import Arrival, Incoming, Value
 from tritonsync.session.loose import LooseKernels
-from tritonsync.session.once import warn_once
 from tritonsync.session.outgoing import UPLOAD_S, Outgoing
 from tritonsync.session.record import Record, entries_of, program_name
 from tritonsync.settings import Settings
@@ -77,13 +67,12 @@ class Session:
     def __init__(self, settings: Settings, host: Host | None = None, *, is_helper: bool = False) -> None:
         self.settings = settings
         self.counters = Counters()
-        self.budget = Budget(settings.budget_s)
+        self._asking = Asking(settings.budget_s, self.counters)
+        self.budget = self._asking.budget
         self._host = host
         self._is_helper = is_helper
-        self._off: str | None = None
         self._ended = False
         self._has_ended = threading.Event()
-        self._is_sick = False
         self._handles_sigterm = False
         self._lock = threading.RLock()
         self._go_ahead = threading.Event()
@@ -97,7 +86,7 @@ class Session:
             host=lambda: self.host,
             counters=self.counters,
             files=settings.files,
-            failed=self._failed,
+            failed=self._asking.failed,
         )
         self.outgoing = Outgoing(
             store=self._wait_for_store,
@@ -106,7 +95,7 @@ class Session:
             counters=self.counters,
             used=self._record.note,
             writes=settings.may_write,
-            failed=self._failed,
+            failed=self._asking.failed,
         )
         self.loose = LooseKernels(
             store=self._wait_for_store,
@@ -114,7 +103,7 @@ class Session:
             record=self._record,
             counters=self.counters,
             files=settings.files,
-            failed=self._failed,
+            failed=self._asking.failed,
         )
 
     @property
@@ -136,20 +125,7 @@ class Session:
     @property
     def is_off(self) -> bool:
         """Whether the bucket is left alone for the rest of this process."""
-        if self._off is None and self._is_sick and self.budget.left <= 0:
-            self._turn_off(f"the program has waited {self.budget.seconds:g} s for it in vain")
-        return self._off is not None
-
-    @property
-    def may_ask(self) -> bool:
-        """Whether the program may wait for an answer. What it makes is published all the same."""
-        if self.is_off or self._ended:
-            return False
-        if self.budget.left <= 0:
-            message = "the program has waited %g s for what the bucket lacks; it is not asked for more in this process"
-            warn_once(log, "spent", message, self.budget.seconds)
-            return False
-        return True
+        return self._asking.is_off
 
     @property
     def stats(self) -> BucketStats:
@@ -192,7 +168,9 @@ class Session:
             key: the key there.
             seen: file names of values that torch has tried.
         """
-        return self._ask(lambda: self.incoming.fetch(kind, key, seen, self.budget.left), Arrival(), _brought_something)
+        return self._ask(
+            lambda: self.incoming.fetch(kind, key, seen, self.budget.left), Arrival(), _brought_something, _was_asked
+        )
 
     def join(self, kind: str, key: str) -> None:
         """Wait for the fetch of this key, if one is under way: what it brings is then in this host's caches."""
@@ -205,7 +183,7 @@ class Session:
             flight.run(self.budget.left)
             return flight.result(self.budget.left)
 
-        self._ask(land, Arrival(), _brought_something)
+        self._ask(land, Arrival(), _brought_something, _was_asked)
 
     def obtain_kernel(self, key: str, variant: str, base: Path) -> bool:
         """Bring a kernel of no graph into the folder `<base>/<key>`; return whether it is there now."""
@@ -291,7 +269,7 @@ class Session:
             if self._record.name is None:
                 store.bucket.get(MARKER)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
-            self._failed(exc)
+            self._asking.failed(exc)
 
     def _fetch_ahead(self) -> None:
         """Fetch what the last run used, on the same thread."""
@@ -303,43 +281,16 @@ class Session:
                 self._go_ahead.wait()
                 self.incoming.fetch_ahead(entries)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
-            self._failed(exc)
+            self._asking.failed(exc)
 
-    def _ask(self, ask: Callable[[], T], nothing: T, worth_it: Callable[[T], bool]) -> T:
-        """Let the program wait for the bucket, charged to the budget unless worth it; any trouble is nothing."""
-        if not self.may_ask:
-            return nothing
-        started = time.perf_counter()
-        try:
-            with self.budget.wait() as wait:
-                result = ask()
-                if not isinstance(result, Arrival) or result.asked:
-                    self._is_sick = False
-                if worth_it(result):
-                    wait.paid_off()
-                return result
-        except (TritonSyncError, FutureTimeoutError) as exc:
-            self._failed(exc)
-            return nothing
-        finally:
-            self.counters.add(waited_s=time.perf_counter() - started)
-
-    def _failed(self, exc: Exception) -> None:
-        """Say what went wrong, once per cause; what will not get better turns the bucket off."""
-        self._is_sick = True
-        if isinstance(exc, (AccessDeniedError, BucketNotFoundError, SettingsError, MissingExtraError)):
-            self._turn_off(str(exc))
-        elif isinstance(exc, FutureTimeoutError) and not isinstance(exc, TritonSyncError):
-            warn_once(log, "slow", "the bucket did not answer in time; going on without it")
-        elif isinstance(exc, TritonSyncError):
-            warn_once(log, type(exc).__name__, "going on without a result: %s", exc)
-        else:
-            warn_once(log, type(exc).__name__, "unexpected failure; going on without a result", exc_info=exc)
-
-    def _turn_off(self, reason: str) -> None:
-        if self._off is None:
-            self._off = reason
-            log.warning("the bucket is off for the rest of this process: %s", reason)
+    def _ask(
+        self,
+        question: Callable[[], T],
+        nothing: T,
+        is_worth_it: Callable[[T], bool],
+        is_answered: Callable[[T], bool] = lambda _: True,
+    ) -> T:
+        return nothing if self._ended else self._asking.ask(question, nothing, is_worth_it, is_answered)
 
     def _watch_for_sigterm(self) -> None:
         if not self._handles_sigterm and self.settings.may_write:
@@ -348,6 +299,10 @@ class Session:
 
 def _brought_something(arrival: Arrival) -> bool:
     return bool(arrival.values)
+
+
+def _was_asked(arrival: Arrival) -> bool:
+    return arrival.asked
 
 
 _lock = threading.RLock()
