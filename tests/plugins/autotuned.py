@@ -1,10 +1,10 @@
 # ruff: noqa: T201
-"""A kernel of Inductor whose autotuning a first worker has saved: `python autotuned.py <case>`.
+"""A kernel of Inductor whose autotuning a first worker has saved, case by case: `python autotuned.py save|load`.
 
 All of it is torch's and Triton's own code, but for what needs a GPU: the target is named, nothing is launched, and the
 number of registers that a driver would tell is given. `save` compiles the kernel and writes its pickled autotuner, as
-it stands in a graph, and the winner; `load` does what torch does when it takes the graph from its cache. Prints what
-is left to choose from, and what was compiled.
+it stands in a graph, and the winner; `load` does what torch does when it takes the graph from its cache. Prints, by
+case, what won, or what is left to choose from.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from torch._inductor.runtime.hints import ReductionHint, DeviceProperties
                                    regs_per_multiprocessor=65536, max_threads_per_multi_processor=2048, warp_size=32),
         'device_type': 'cuda', 'constants': {{}}, 'configs': [{{}}]}},
     inductor_meta={{
-        'kernel_name': 'row_sum', 'backend_hash': 'X', 'autotune_local_cache': True, 'autotune_remote_cache': None,
+        'kernel_name': 'row_sum', 'case': '{case}', 'backend_hash': 'X',
+        'autotune_local_cache': True, 'autotune_remote_cache': None,
         'force_disable_caches': False, 'max_autotune': {max_autotune}, 'coordinate_descent_tuning': {coordesc},
         'assert_indirect_indexing': True, 'num_load': 1, 'num_store': 1, 'num_reduction': 1, 'grid_type': 'Grid1D'}},
 )
@@ -70,29 +71,29 @@ def kernel(case: str) -> Any:
     from torch._inductor.codecache import PyCodeCache
 
     several, coordesc, _ = CASES[case]
-    return PyCodeCache.load(SOURCE.format(max_autotune=several, coordesc=coordesc)).row_sum
+    # The name of a winner's file is made of the source's, so each case has a source of its own.
+    return PyCodeCache.load(SOURCE.format(case=case, max_autotune=several, coordesc=coordesc)).row_sum
 
 
-def save(case: str, folder: Path) -> None:
+def save(case: str, folder: Path) -> dict[str, Any]:
     """Do what a first worker does: in a compile worker, for the graph, and after the first call."""
     autotuner = kernel(case)
     autotuner.precompile(warm_cache_only=True)
-    _, coordesc, wins = CASES[case]
+    several, coordesc, wins = CASES[case]
     configs = [result.config for result in autotuner.compile_results]
-    assert (len(configs) > 1) == CASES[case][0], configs
+    assert (len(configs) > 1) == several, configs
     winner = wins(configs)
     autotuner.save_cache_hook(winner, 0, found_by_coordesc=coordesc)
     autotuner._precompile_config(winner)
     autotuner.prepare_for_pickle()
     autotuner.prepare_for_caching()
-    (folder / "autotuner.pickle").write_bytes(pickle.dumps(autotuner))
-    (folder / "winner.json").write_text(json.dumps(shown(winner)))
-    print(json.dumps({"choices": [shown(config) for config in configs]}))
+    (folder / f"{case}.pickle").write_bytes(pickle.dumps(autotuner))
+    return {"choices": [shown(winner)], "tuned": True}
 
 
-def load(case: str, folder: Path) -> None:
+def load(case: str, folder: Path) -> dict[str, Any]:
     """Do what torch does with a graph of its cache (`StaticAutotunerFuture.result`)."""
-    autotuner = pickle.loads((folder / "autotuner.pickle").read_bytes())
+    autotuner = pickle.loads((folder / f"{case}.pickle").read_bytes())
     autotuner.restore_after_unpickle(None)
     autotuner.recheck_autotune_cache(reload_kernel_from_src=lambda: kernel(case))
     autotuner._reload_kernel = lambda: kernel(case)
@@ -103,7 +104,7 @@ def load(case: str, folder: Path) -> None:
     configs = [result.config for result in autotuner.compile_results]
     # torch tunes on from what is not marked.
     tuned = not CASES[case][1] or all(getattr(config, "found_by_coordesc", False) for config in configs)
-    print(json.dumps({"choices": [shown(config) for config in configs], "tuned": tuned}))
+    return {"choices": [shown(config) for config in configs], "tuned": tuned}
 
 
 def shown(config: Any) -> dict[str, int]:
@@ -115,4 +116,5 @@ if __name__ == "__main__":
     from torch._inductor.runtime import triton_helpers
 
     triton_helpers.set_driver_to_gpu = lambda: None
-    {"save": save, "load": load}[sys.argv[1]](sys.argv[2], Path(os.environ["AUTOTUNED_FOLDER"]))
+    action = {"save": save, "load": load}[sys.argv[1]]
+    print(json.dumps({case: action(case, Path(os.environ["AUTOTUNED_FOLDER"])) for case in CASES}))
