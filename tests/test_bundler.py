@@ -314,7 +314,7 @@ def test_a_kernel_that_holds_the_sentinel_is_left_out(
 ) -> None:
     """With a warning that names it."""
     copied = compiled_kernels.copy(tmp_path / "copy")
-    (copied.directory / copied.hashes[0] / "scale_kernel.json").write_text('"[REPLACE]"')
+    (copied.directory / copied.hashes[0] / "scale_kernel.json").write_text('{"path": "[REPLACE]"}')
     bundler = bundler_of(copied.directory)
     bundler.begin_compile()
     bundler.put(copied.hashes[0], 0)

@@ -245,7 +245,9 @@ class TritonBundler:
                 written.append(kernel)
             elif outcome == "conflict":
                 conflicts.append(kernel.hash)
-        autotuners = self.load_autotuners(bundle.static_autotuners, self._load_autotuner)
+        # They carry the launch facts of their own binaries, which must not meet others.
+        loader = None if conflicts or refused else self._load_autotuner
+        autotuners = self.load_autotuners(bundle.static_autotuners, loader)
         return Emission(
             metadata=BundleMetadata(_binary_names(written), autotuners.loaded),
             outcomes=dict(outcomes),

@@ -76,9 +76,14 @@ class Settings:
         return self.url is not None and self.mode != "off" and not self.force_disable_caches
 
     @property
+    def is_untrusted(self) -> bool:
+        """Whether only signed bundles are taken, and there is no key to sign with."""
+        return bool(self.trusted_keys) and self.signing_key is None
+
+    @property
     def may_write(self) -> bool:
-        """Whether the bucket may be written."""
-        return self.is_active and self.mode == "read-write"
+        """Whether the bucket may be written: not with what this process itself would not trust."""
+        return self.is_active and self.mode == "read-write" and not self.is_untrusted
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Settings:  # noqa: ANN401

@@ -166,3 +166,60 @@ def test_storage_options_come_from_the_option_and_the_variable(child: Run, s3_pl
     wrong = json.dumps({"no_such_option_anywhere": 1, "endpoint_url": "nonsense"})
     both = child("ls", "--url", s3_place.url, "--storage-options", options, TRITONSYNC_STORAGE_OPTIONS=wrong)
     assert both.code == 0
+
+
+@pytest.mark.parametrize("option", ["--inductor-dir", "--triton-dir", "--url"])
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/cache", "x" * 300])
+def test_a_path_that_cannot_be(option: str, path: str, child: Run, tmp_path: Path) -> None:
+    """It is one line, whichever option it is given to."""
+    arguments = {"--url": str(tmp_path / "bucket"), "--inductor-dir": str(tmp_path), option: path}
+    ran = child("push", "--workload", "w", *(part for pair in arguments.items() for part in pair))
+    assert ran.code == 1
+    assert ran.err.startswith("tritonsync: ")
+    assert "Traceback" not in ran.err
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_program_runs(child: Run, tmp_path: Path) -> None:
+    """Not after it has run for hours."""
+    ran = child("run", "--report", tmp_path / "none" / "x.json", "--", "touch", tmp_path / "ran", TRITONSYNC_URL="/b")
+    assert_one_line(ran, "--report")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-"])
+def test_streams_may_be_closed(closed: str, h200_vit: Path, tmp_path: Path) -> None:
+    """Services are started without."""
+    command = [sys.executable, "-m", "tritonsync", "push", "--workload", "w", "--url", str(tmp_path / "bucket")]
+    command += ["--inductor-dir", str(h200_vit)]
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {closed}', "bash", *command], check=False, timeout=60, capture_output=True
+    )
+    assert done.returncode == 0
+    assert len(RawBucket(str(tmp_path / "bucket")).names("manifest.json$")) == 4
+
+
+def test_a_name_that_the_terminal_cannot_show(h200_vit: Path, tmp_path: Path) -> None:
+    """It is escaped, after the work as before."""
+    command = [
+        sys.executable,
+        "-m",
+        "tritonsync",
+        "push",
+        "--workload",
+        "My ☃ Model",
+        "--url",
+        str(tmp_path / "bucket"),
+    ]
+    command += ["--inductor-dir", str(h200_vit)]
+    environ = {**os.environ, "PYTHONIOENCODING": "latin1"}
+    done = subprocess.run(command, env=environ, check=False, timeout=60, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"pushed My \\u2603 Model" in done.stdout
+
+
+def test_show_finds_a_workload_by_the_name_it_was_given(run: Run, h200_vit: Path, tmp_path: Path) -> None:
+    """Whatever its letters."""
+    url = str(tmp_path / "bucket")
+    assert run("push", "--url", url, "--workload", "My ☃ Model", "--inductor-dir", h200_vit).code == 0
+    assert run("show", "My ☃ Model", "--url", url).code == 0
+    assert run("verify", "My ☃ Model", "--url", url).code == 0

@@ -170,6 +170,9 @@ def test_signed_bundles(run: Run, folder: RawBucket, h200_vit: Path, tmp_path: P
     assert run("push", *target, h200_vit, TRITONSYNC_SIGNING_KEY=str(tmp_path / "ours.pem")).code == 0
     good = run("pull", *target, tmp_path / "a", TRITONSYNC_TRUSTED_KEYS=str(tmp_path / "ours.pub"))
     assert (good.code, good.json["kernels_emitted"]) == (0, 15)
+    unsigned = run("push", *target, h200_vit, TRITONSYNC_TRUSTED_KEYS=str(tmp_path / "ours.pub"))
+    assert (unsigned.code, unsigned.out) == (1, "")
+    assert "TRITONSYNC_SIGNING_KEY" in unsigned.err
     bad = run("pull", *target, tmp_path / "b", TRITONSYNC_TRUSTED_KEYS=str(tmp_path / "other.pub"))
     assert (bad.code, bad.out) == (1, "")
     assert "not trusted" in bad.err

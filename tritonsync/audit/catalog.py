@@ -202,12 +202,8 @@ class Catalog:
                 yield place, found
 
     def _by_key(self, name: str) -> list[BundlePlace]:
-        stored = safe_key(name)
-        exact = [
-            place
-            for place in self.places
-            if place.key == (workload_key(stored) if place.kind == "workload" else stored)
-        ]
+        stored = {True: safe_key(workload_key(name)), False: safe_key(name)}
+        exact = [place for place in self.places if place.key == stored[place.kind == "workload"]]
         return exact or [place for place in self.places if place.key.startswith(name)]
 
     def _sizes(self) -> dict[str, int]:

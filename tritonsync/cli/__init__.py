@@ -10,6 +10,7 @@
                  one command each
 """
 
+import io
 import os
 import sys
 
@@ -20,11 +21,15 @@ def main() -> None:
     """Run the command that `sys.argv` asks for, and exit with 0 (done), 1 (failed) or 2 (wrong usage)."""
     from tritonsync.cli.app import INTERRUPTED, app
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a workload may have any name, and a terminal any encoding
     try:
         app()
     except SystemExit as exc:
         if exc.code == INTERRUPTED:
             # Python would wait for the requests in flight; what they leave behind is what a killed process would.
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             os._exit(INTERRUPTED)
         raise

@@ -32,6 +32,14 @@ class _Commands(TyperGroup):
             except TritonSyncError as exc:
                 complain(str(exc))
                 raise typer.Exit(1) from exc
+            except (typer.Exit, typer.Abort):
+                raise
+            except BrokenPipeError:
+                raise  # whoever read the output has seen enough
+            except (OSError, RuntimeError, UnicodeError) as exc:
+                # What the user gave: a folder that cannot be entered, a home that is none, a name that is no text.
+                complain(f"{type(exc).__name__}: {exc}")
+                raise typer.Exit(1) from exc
             except KeyboardInterrupt as exc:
                 complain("interrupted; what was written so far is whole, and the next run finishes the rest")
                 raise typer.Exit(INTERRUPTED) from exc

@@ -159,6 +159,9 @@ class Connection:
 
         if self.settings.mode != "read-write":
             raise SettingsError(f"{VARIABLES['mode'][0]}={self.settings.mode} does not allow to push; unset it")
+        if self.settings.is_untrusted:
+            trusted, signing = VARIABLES["trusted_keys"][0], VARIABLES["signing_key"][0]
+            raise SettingsError(f"{trusted} refuses all that is not signed, so to push, set {signing} as well")
         if self.bucket.probe() != "read-write":
             raise AccessDeniedError(
                 f"{self.bucket.url} can be read but not written with these credentials; to push, take those of a writer"
@@ -188,7 +191,9 @@ def local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path
     inductor = default_inductor_dir(settings.inductor_dir if inductor_dir is None else str(inductor_dir.expanduser()))
     if triton_dir is not None:
         triton = triton_dir.expanduser().absolute()
-        return LocalCaches.at(inductor, triton), triton
+        # Where TRITON_CACHE_DIR names the same folder, it has no sub-folder for each device.
+        is_flat = settings.triton_dir is not None and Path(settings.triton_dir).absolute() == triton
+        return LocalCaches.at(inductor, triton, by_device=not is_flat), triton
     if settings.triton_dir is not None:
         triton = Path(settings.triton_dir).absolute()
         return LocalCaches.at(inductor, triton, by_device=False), triton

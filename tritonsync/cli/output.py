@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from tritonsync.sync.parallel import Progress
 
@@ -19,12 +19,17 @@ __all__ = ["Output", "age", "amount", "complain", "size"]
 
 def complain(text: str) -> None:
     """Print one line on stderr."""
-    print(f"tritonsync: {_printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # it is where a service was started without
+        print(f"tritonsync: {_printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
 
 
 def _printable(text: str) -> str:
     """Escape what a terminal would obey: a bucket can hold any text."""
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
 
 
 class Output:
@@ -54,7 +59,7 @@ class Output:
         right = [
             all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(headers))
         ]
-        if sys.stdout.isatty():
+        if _is_terminal(sys.stdout):
             _draw(headers, rows, right)
             return
         widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
@@ -65,7 +70,7 @@ class Output:
     @contextlib.contextmanager
     def progress(self, what: str, unit: str) -> Iterator[Progress]:
         """Show how far the work inside the block is, if a person watches."""
-        if not sys.stderr.isatty():
+        if not _is_terminal(sys.stderr):
             yield lambda _done, _all: None
             return
         from rich.console import Console

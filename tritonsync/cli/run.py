@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from tritonsync.cli.output import complain
+from tritonsync.errors import SettingsError
 
 __all__ = ["RUN_SETTINGS", "run"]
 
@@ -38,6 +39,8 @@ def run(
     from tritonsync.settings import Settings
     from tritonsync.watch.watch import watch
 
+    if report is not None and not report.parent.is_dir():
+        raise SettingsError(f"--report {report}: there is no folder {report.parent}")
     watched = watch(command, Settings.from_env())
     if report is not None:
         document = {**dataclasses.asdict(watched), "warm": watched.is_warm, "reasons": list(watched.reasons())}

@@ -36,6 +36,7 @@ __all__ = [
     "VALUE_KINDS",
     "LocalValue",
     "default_inductor_dir",
+    "is_intact",
     "pgo_key",
     "read_value",
     "sweep",
@@ -121,10 +122,17 @@ def _listing(directory: Path, *, folders: bool) -> list[str]:
         try:
             with os.scandir(directory) as entries:
                 return sorted(
-                    entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir() == folders
+                    entry.name for entry in entries if not entry.name.startswith(".") and _is_a(entry, folder=folders)
                 )
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def _is_a(entry: os.DirEntry[str], *, folder: bool) -> bool:
+    try:
+        return entry.is_dir() if folder else entry.is_file()
+    except OSError:  # a link that leads back to itself
+        return False
 
 
 def read_value(value: LocalValue) -> bytes | None:
@@ -138,6 +146,17 @@ def read_value(value: LocalValue) -> bytes | None:
             return read_file(os.fspath(value.path))
         except FileNotFoundError:
             return None
+
+
+def is_intact(value: LocalValue, data: bytes) -> bool:
+    """Whether a value's file holds what torch wrote: FX and AOTAutograd values are named by their content."""
+    if value.kind not in ("fx_graph", "aot_autograd"):
+        return True
+    return value.path.name == _content_name(hashlib.sha256(data).hexdigest())
+
+
+def _content_name(sha256: str) -> str:
+    return base64.b32encode(bytes.fromhex(sha256))[:51].decode().lower()
 
 
 def write_value(inductor_dir: Path, kind: str, key: str, data: bytes, *, replace: bool = False) -> Written:
@@ -169,7 +188,7 @@ def value_path(inductor_dir: Path, kind: str, key: str, sha256: str) -> Path:
         raise FormatError(f"{kind} key {key!r} begins with a dot, which torch's never do")
     if kind == "dynamo":
         return inductor_dir / "dynamo" / key / "entry"
-    name = base64.b32encode(bytes.fromhex(sha256))[:51].decode().lower()
+    name = _content_name(sha256)
     if kind == "aot_autograd":
         return inductor_dir / "aotautograd" / key / name
     if kind == "fx_graph" and len(key) >= 3:

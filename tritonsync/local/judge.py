@@ -17,7 +17,7 @@ from tritonsync.local.atomic import read_file
 from tritonsync.local.binary import is_elf, is_whole_elf
 from tritonsync.local.group import children, is_group
 
-__all__ = ["Verdict", "is_damaged", "judge", "rest_is_equal", "youngest"]
+__all__ = ["Verdict", "is_damaged", "judge", "launch_facts", "rest_is_equal", "youngest"]
 
 Verdict = Literal["present", "conflict", "unfinished"]
 
@@ -39,7 +39,10 @@ def judge(placed: dict[str, bytes], target: str, existing: set[str]) -> Verdict:
         # Not a backend whose launch facts are known here: only equal bytes are the same kernel.
         same = all(name in existing and read_file(os.path.join(target, name)) == placed[name] for name in placed)
         return "present" if same else "conflict"
-    if not all(name in existing and _same_facts(read_file(os.path.join(target, name)), placed[name]) for name in facts):
+    local = {name: read_file(os.path.join(target, name)) for name in facts if name in existing}
+    if any(launch_facts(payload) is None for payload in local.values()):
+        return "unfinished"
+    if not all(name in local and _same_facts(local[name], placed[name]) for name in facts):
         return "conflict"
     return "present" if all(_is_good(target, name, placed[name], existing) for name in binaries) else "unfinished"
 
@@ -62,11 +65,14 @@ def _is_good(target: str, name: str, payload: bytes, existing: set[str]) -> bool
 
 
 def _same_facts(local: bytes, ours: bytes) -> bool:
-    return local == ours or ((facts := _facts(local)) is not None and facts == _facts(ours))
+    return local == ours or ((facts := launch_facts(local)) is not None and facts == launch_facts(ours))
 
 
-def _facts(payload: bytes) -> dict[str, Any] | None:
-    """Parse `<name>.json`; of `extern_libs` (name and path of each) keep the names, as the paths differ by machine."""
+def launch_facts(payload: bytes) -> dict[str, Any] | None:
+    """Parse `<name>.json`; None where it is damaged.
+
+    Of `extern_libs` (name and path of each) the names are kept only, as the paths differ by machine.
+    """
     try:
         facts = json.loads(payload)
     except (ValueError, RecursionError):
@@ -115,5 +121,5 @@ def is_damaged(path: str) -> bool:
     """Whether a single file is empty, cut short, or a `.json` that cannot be read."""
     local = read_file(path)
     if path.endswith(".json"):
-        return _facts(local) is None
+        return launch_facts(local) is None
     return not local or (is_elf(local) and not is_whole_elf(local))

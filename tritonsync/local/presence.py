@@ -48,6 +48,8 @@ def is_value_here(inductor_dir: Path, kind: str, key: str, value: Digest) -> boo
 def is_kernel_here(directory: Path) -> bool:
     """Return whether a kernel folder is finished, as Triton sees it: its group is there with every file it lists.
 
+    Binaries and launch facts have to be whole.
+
     The paths in a group have to lead into this folder; those of a cache that was moved do not. A folder without a group
     is finished where it holds helper modules or timings, and nothing else.
 
@@ -58,6 +60,9 @@ def is_kernel_here(directory: Path) -> bool:
         try:
             names = set(os.listdir(directory))
             groups = [read_file(os.fspath(directory / name)) for name in names if is_group(name)]
+            needed = [name for name in names if name.endswith((*BINARY_SUFFIXES, ".json")) and not is_group(name)]
+            if groups and any(is_damaged(os.fspath(directory / name)) for name in needed):
+                return False
         except (FileNotFoundError, NotADirectoryError):
             return False
     if not groups:

@@ -27,6 +27,7 @@ from tritonsync.local.atomic import TEMPORARY_PREFIX, disk_errors, read_file, re
 from tritonsync.local.binary import is_elf, is_whole_elf
 from tritonsync.local.emit import Emitted, Outcome, emit
 from tritonsync.local.group import LOOSE_SUFFIXES, baked_directories, children, is_group
+from tritonsync.local.judge import launch_facts
 
 __all__ = [
     "Emitted",
@@ -92,7 +93,8 @@ def _folders(directory: Path) -> list[str]:
     with disk_errors("list the cache folder", directory):
         try:
             with os.scandir(directory) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
+                # Of links that lead back to themselves, `entry.is_dir` raises.
+                return sorted(entry.name for entry in entries if os.path.isdir(entry.path))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -142,9 +144,10 @@ def _is_finished(contents: dict[str, bytes]) -> bool:
             listed = children(payload)
             if listed is None or not listed.keys() <= contents.keys():
                 return False
-        elif name.endswith((*BINARY_SUFFIXES, *LOOSE_SUFFIXES)) and (
-            not payload or (is_elf(payload) and not is_whole_elf(payload))
-        ):
+        elif name.endswith((*BINARY_SUFFIXES, *LOOSE_SUFFIXES)):
+            if not payload or (is_elf(payload) and not is_whole_elf(payload)):
+                return False
+        elif name.endswith(".json") and launch_facts(payload) is None:
             return False
     return bool(contents)
 

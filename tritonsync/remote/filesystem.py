@@ -66,6 +66,8 @@ def build(address: Address, options: Mapping[str, Any], patience: Patience) -> A
             "max_pool_connections": MAX_CONNECTIONS,
             **options.get("config_kwargs", {}),
         }
+    if not (address.is_s3 or address.is_gcs or address.is_folder):
+        options = {**kind._get_kwargs_from_urls(address.url), **options}  # noqa: SLF001 - the host, of those that have one
     if address.is_gcs and options.get("requests_timeout") is None:
         ours["requests_timeout"] = _silence(patience)
     try:

@@ -27,7 +27,7 @@ def check_marker(content: bytes | None, shown: str) -> None:
         return
     try:
         number = json.loads(content)["format"]
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         number = None
     if type(number) is not int or number < 1:
         raise FormatError(f"{shown} is not the marker of a tritonsync bucket; choose another prefix, or remove it")

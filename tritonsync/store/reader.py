@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from tritonsync.errors import FormatError, PackError, RemoteError
 from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
-from tritonsync.format.bundle import Bundle
+from tritonsync.format.bundle import CHANGING, Bundle
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.objects import AUTOTUNE, BundlePlace, key_prefix, parse_manifest_name
 from tritonsync.format.signing import TrustPolicy
@@ -107,7 +107,7 @@ class Reader:
         listing = self.bucket.list(key_prefix(kind, key), timeout=deadline.left)
         rivals = rivals_in(listing)
         autotune = rivals.pop(AUTOTUNE, [])
-        rivals = _newest(rivals, listing, variants, newest)
+        rivals = _newest(kind, rivals, listing, variants, newest)
         names = [place.manifest for place in itertools.chain(autotune, *rivals.values())]
         if have is None:
             only = [places[0].pack for places in rivals.values() if len(places) == 1]
@@ -227,11 +227,18 @@ def rivals_in(listing: Listing) -> dict[str, list[BundlePlace]]:
 
 
 def _newest(
-    rivals: dict[str, list[BundlePlace]], listing: Listing, variants: Collection[str] | None, count: int
+    kind: str, rivals: dict[str, list[BundlePlace]], listing: Listing, variants: Collection[str] | None, count: int
 ) -> dict[str, list[BundlePlace]]:
-    """Keep the wanted variants, of those the newest `count`; variants made of a time sort newest first by name."""
-    wanted = [variant for variant in rivals if variants is None or variant in variants]
-    wanted.sort(key=lambda variant: (-(listing[rivals[variant][0].manifest].modified or 0), variant))
+    """Keep the wanted variants, of those the newest `count`.
+
+    Variants that are made of a time sort by name, newest first; when their objects were written says nothing in a
+    bucket that was copied.
+    """
+    wanted = sorted(variant for variant in rivals if variants is None or variant in variants)
+    if kind in CHANGING:
+        wanted.sort(key=lambda variant: not variant.isdecimal())
+    else:
+        wanted.sort(key=lambda variant: -(listing[rivals[variant][0].manifest].modified or 0))
     return {variant: rivals[variant] for variant in wanted[:count]}
 
 

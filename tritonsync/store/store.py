@@ -113,21 +113,21 @@ class Store(Reader):
                 return Published(place, created=False, packed=packed)
         return self._write(bundle, after + 1, listing, spoiled, frozenset(inline), reread, deadline)
 
-    def complete(self, published: Published, *, timeout: float | None = None) -> int:
+    def complete(self, published: Published, *, timeout: float | None = None) -> frozenset[str]:
         """Write payload objects and kernel folders, so that the bundle can be loaded without its pack.
 
         Folders and payloads that a listing shows whole are skipped. An object of the wrong size is left where it is:
         the role of a writer may not replace it, and the pack holds the same bytes.
 
         Returns:
-            the number of kernel folders that were not whole before.
+            the names of the kernel folders that were not whole before.
 
         Raises:
             RemoteError: the bucket could not be asked, or refused the write.
         """
         place, packed = published.place, published.packed
         if place is None or packed is None:
-            return 0
+            return frozenset()
         deadline = Deadline(timeout)
         folders = {kernel_prefix(kernel.hash, kernel.content_id): kernel.files for kernel in packed.kernels}
         wanted = {folder + file.name: file.payload for folder, files in folders.items() for file in files}
@@ -142,7 +142,7 @@ class Store(Reader):
         in_parallel(
             lambda name: self.bucket.create(name, wanted[name], timeout=deadline.left), missing, UPLOADS_AT_ONCE
         )
-        return len({name.rpartition("/")[0] for name in missing if name.startswith("kernels/")})
+        return frozenset(name.rpartition("/")[0] for name in missing if name.startswith("kernels/"))
 
     def publish_newest(
         self, bundle: Bundle, *, reread: bool = False, inline: Collection[str] = (), timeout: float | None = None

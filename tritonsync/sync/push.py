@@ -74,12 +74,14 @@ def push(
         (kernel.hash, device) for _, kernels in results for kernel in kernels for device in (kernel.device, None)
     }
     rest = tuple(_loose_kernels(triton_dir, covered))
+    if not entries and not rest:
+        raise LocalCacheError(f"nothing to push: nothing in {caches.inductor} and {triton_dir} is finished and intact")
     listed = Workload(inductor_dir=str(caches.inductor), entries=entries)
     pushing.publish(bundle_of_workload(workload, listed, rest), inline=(LIST,))
     after = store.bucket.stats
     return Pushed(
         kernels=len({(kernel.hash, kernel.device) for _, kernels in results for kernel in kernels}) + len(rest),
-        kernels_new=pushing.kernels_new,
+        kernels_new=len(pushing.kernels_new),
         bundles=len(results) + 1,
         bundles_new=pushing.bundles_new,
         objects_created=after.objects_created - before.objects_created,
@@ -94,14 +96,21 @@ class _Push:
     def __init__(self, store: Store, caches: LocalCaches, timeout: float | None) -> None:
         self.store, self.caches, self.timeout = store, caches, timeout
         self.autotune = autotune_results(caches.inductor)
-        self.kernels_new = 0
+        self.kernels_new: set[str] = set()
         self.bundles_new = 0
         self._lock = threading.Lock()
 
     def value(self, value: LocalValue) -> tuple[WorkloadEntry, tuple[Kernel, ...]] | None:
-        """Publish one value, and the autotune results that belong to it; None if it is gone meanwhile."""
-        data = inductordir.read_value(value)
+        """Publish one value, and the autotune results that belong to it; None if it is gone meanwhile, or damaged."""
+        try:
+            data = inductordir.read_value(value)
+        except LocalCacheError as exc:
+            log.warning("a value is left out: %s", exc)
+            return None
         if data is None:
+            return None
+        if not inductordir.is_intact(value, data):
+            log.warning("%s is left out: it was damaged here, its content is not what its name says", value.path)
             return None
         if value.kind not in GRAPHS:
             bundle = bundle_of_value(value.kind, value.key, data)
@@ -122,7 +131,7 @@ class _Push:
             published = self.store.publish(bundle, reread=True, inline=inline, timeout=self.timeout)
         kernels = self.store.complete(published, timeout=self.timeout)
         with self._lock:
-            self.kernels_new += kernels
+            self.kernels_new |= kernels
             self.bundles_new += published.created
         return WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
 
