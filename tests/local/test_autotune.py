@@ -9,7 +9,7 @@ import pytest
 
 from tritonsync.errors import FormatError
 from tritonsync.format.facts import ValueFacts, read_facts
-from tritonsync.local.autotune import AutotuneResult, autotune_results, find_autotune, results_of, write_autotune
+from tritonsync.local.autotune import AutotuneResult, autotune_results, results_of, write_autotune
 
 NAME = "0" * 64 + ".best_config"
 
@@ -21,7 +21,7 @@ def result(folder: str = "ab", name: str = NAME, **config: object) -> AutotuneRe
 def test_all_results_of_a_real_cache_belong_to_its_graph(h200_vit: Path) -> None:
     """Three configurations, each the winner among kernels of the one graph."""
     (value,) = (path for path in (h200_vit / "fxgraph").rglob("*") if path.is_file())
-    found = find_autotune(h200_vit, read_facts(value.read_bytes()))
+    found = results_of(autotune_results(h200_vit), read_facts(value.read_bytes()))
     on_disk = sorted(path.relative_to(h200_vit).as_posix() for path in h200_vit.rglob("*.best_config"))
     assert len(on_disk) == 3
     assert [f"{result.folder}/{result.name}" for result in found] == on_disk

@@ -22,7 +22,7 @@ from tritonsync.errors import FormatError
 from tritonsync.format.facts import ValueFacts
 from tritonsync.local.atomic import Written, disk_errors, read_file, write_hidden
 
-__all__ = ["AutotuneResult", "autotune_results", "find_autotune", "results_of", "write_autotune"]
+__all__ = ["AutotuneResult", "autotune_results", "results_of", "write_autotune"]
 
 _FOLDER = re.compile(r"[a-z2-7]{2}")
 _NAME = re.compile(r"[0-9a-f]{64}\.best_config")
@@ -93,17 +93,6 @@ def results_of(results: Iterable[AutotuneResult], facts: ValueFacts) -> tuple[Au
     """
     folders = {source[1:3] for source in facts.kernel_sources}
     return tuple(result for result in results if result.kernel_hash in facts.kernel_hashes or result.folder in folders)
-
-
-def find_autotune(inductor_dir: Path, facts: ValueFacts) -> tuple[AutotuneResult, ...]:
-    """Return the results in Inductor's cache folder that belong to a value.
-
-    For many values, read the folder once with `autotune_results` and choose with `results_of`.
-
-    Raises:
-        LocalCacheError: a folder or file cannot be read.
-    """
-    return results_of(autotune_results(inductor_dir), facts)
 
 
 def write_autotune(inductor_dir: Path, result: AutotuneResult) -> Written:
