@@ -95,6 +95,7 @@ class Uploads:
             self._bytes -= sum(job.size for job in self._jobs)
             self._jobs.clear()
             self._running.clear()
+            self._flushing = False
             self._changed.notify_all()
         return dropped
 
