@@ -47,6 +47,11 @@ class Asking:
         self._counters = counters
         self._off: str | None = None
         self._is_in_trouble = False
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Ask nothing more."""
+        self._has_ended = True
 
     @property
     def is_off(self) -> bool:
@@ -58,7 +63,7 @@ class Asking:
     @property
     def may_ask(self) -> bool:
         """Whether the program may wait for an answer. What it makes is published all the same, unless `is_off`."""
-        if self.is_off:
+        if self.is_off or self._has_ended:
             return False
         if self.budget.left > 0:
             return True

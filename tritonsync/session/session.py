@@ -22,7 +22,6 @@ import sys
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
 
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.manifest import Manifest
@@ -46,8 +45,6 @@ from tritonsync.watch.report import Reporter
 __all__ = ["Arrival", "Found", "Session", "Value", "current", "set_host", "start", "stop"]
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Session:
@@ -158,7 +155,7 @@ class Session:
             store.cpu = self.host.cpu()
             return store.load(kind, key, variants=variants, newest=newest, have=have, timeout=self.budget.left)
 
-        return self._ask(ask, Found(), lambda found: bool(found.bundles or found.present))
+        return self._asking.ask(ask, Found(), lambda found: bool(found.bundles or found.present))
 
     def obtain(self, kind: str, key: str, seen: Collection[str]) -> Arrival:
         """Bring the values of a graph's key into this host's caches, with their kernels and autotune results.
@@ -168,7 +165,7 @@ class Session:
             key: the key there.
             seen: file names of values that torch has tried.
         """
-        return self._ask(
+        return self._asking.ask(
             lambda: self.incoming.fetch(kind, key, seen, self.budget.left), Arrival(), _brought_something, _was_asked
         )
 
@@ -183,11 +180,11 @@ class Session:
             flight.run(self.budget.left)
             return flight.result(self.budget.left)
 
-        self._ask(land, Arrival(), _brought_something, _was_asked)
+        self._asking.ask(land, Arrival(), _brought_something, _was_asked)
 
     def obtain_kernel(self, key: str, variant: str, base: Path) -> bool:
         """Bring a kernel of no graph into the folder `<base>/<key>`; return whether it is there now."""
-        return self._ask(lambda: self.loose.fetch(key, variant, base, self.budget.left), False, bool)
+        return self._asking.ask(lambda: self.loose.fetch(key, variant, base, self.budget.left), False, bool)
 
     def publish_value(self, kind: str, key: str, data: bytes, refused: Collection[str] = ()) -> None:
         """Publish a value of torch in the background; see `Outgoing.value`."""
@@ -227,6 +224,7 @@ class Session:
         """Flush what is to be uploaded, say the line, and do nothing more."""
         with self._lock:
             is_first, self._ended = not self._ended, True
+        self._asking.end()
         if not is_first:
             # Another thread is at it (see `at_sigterm`), and a process that ends now would cut it short.
             self._has_ended.wait(self.settings.flush_s)
@@ -282,15 +280,6 @@ class Session:
                 self.incoming.fetch_ahead(entries)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._asking.failed(exc)
-
-    def _ask(
-        self,
-        question: Callable[[], T],
-        nothing: T,
-        is_worth_it: Callable[[T], bool],
-        is_answered: Callable[[T], bool] = lambda _: True,
-    ) -> T:
-        return nothing if self._ended else self._asking.ask(question, nothing, is_worth_it, is_answered)
 
     def _watch_for_sigterm(self) -> None:
         if not self._handles_sigterm and self.settings.may_write:
