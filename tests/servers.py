@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import re
 import shutil
 import socket
@@ -213,10 +214,12 @@ def upload_to_gcs(place: Place, name: str, data: bytes) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Find a port for a server that cannot choose one: below those that systems give to connections meanwhile."""
+    for port in random.sample(range(10_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port between 10000 and 32000")
 
 
 def _send(method: str, url: str, body: bytes | None = None, kind: str = "application/json") -> None:

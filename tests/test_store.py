@@ -8,8 +8,10 @@ import pytest
 import zstandard
 
 from tests.bundles import make_bundle
+from tests.faultproxy import FaultProxy, answer
 from tests.keys import make_key
 from tests.raw import RawBucket
+from tests.servers import Server
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.store import Store
@@ -121,6 +123,29 @@ def test_a_value_that_proved_unusable_is_replaced_three_times_and_then_given_up(
     given_up = store.publish(make_bundle(build="four"), after=3)
     assert (given_up.created, given_up.place) == (False, None)
     assert "fx_graph/key/default" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["pack.tar.zst", "manifest.json"])
+def test_what_is_gone_for_a_moment_needs_no_other_generation(
+    s3_proxy: FaultProxy, moto_server: Server, name: str
+) -> None:
+    """A server that has no create-only writes has an object listed, but no bytes of it, while others write it."""
+    gone = answer(404, b"<Error><Code>NoSuchKey</Code></Error>", Content_Type="application/xml")
+    place = moto_server.place(endpoint=s3_proxy.url)
+    with RawBucket(place.url, place.options) as raw:
+        store = raw.store()
+        store.publish(make_bundle())
+        before = raw.contents()
+        s3_proxy.fail(gone, method="GET", path=f"/{name}", times=2)  # a pack that was listed is asked for again
+        found = store.load("fx_graph", "key")
+        assert (found.bundles, dict(found.unusable)) == ((), {})
+        s3_proxy.heal()
+        s3_proxy.fail(gone, method="GET", path=f"/{name}")
+        published = store.publish(make_bundle(), reread=name == "pack.tar.zst")
+        s3_proxy.heal()
+        assert published.place is not None
+        assert raw.contents() == before
+        assert store.load("fx_graph", "key").bundles
 
 
 def test_what_another_writer_has_healed_is_not_published_again(store: Store, raw: RawBucket) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.plugins.conftest import Done, Worker
 from tests.servers import Place
@@ -49,7 +50,10 @@ def install_triton(version: str, pytestconfig: pytest.Config) -> Path | None:
     assert pytestconfig.cache is not None
     folder = pytestconfig.cache.mkdir(f"triton-{version}")
     complete = folder / "complete"
-    if not complete.exists():
+    # Its own sources are part of Triton's hashes: a test that runs while another process installs sees them change.
+    with FileLock(f"{folder}.lock"):
+        if complete.exists():
+            return folder
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         done = subprocess.run(
             [*pip, "--upgrade", "--target", str(folder), f"triton=={version}"],

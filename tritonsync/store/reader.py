@@ -56,7 +56,8 @@ class Found:
         bundles: the best bundle of each variant that could be loaded, newest first.
         present: manifests of those that were not fetched, because `have` knew them.
         autotune: names and contents of the autotune results under the key.
-        unusable: for variants that could not be loaded, the highest generation tried.
+        unusable: for variants that could not be loaded because what lies there is damaged, the highest generation
+            tried. Where something is missing, no other generation is needed: a writer adds it.
     """
 
     bundles: tuple[Loaded, ...] = ()
@@ -118,19 +119,22 @@ class Reader:
         unusable: dict[str, int] = {}
         for variant, places in rivals.items():
             candidates = self._candidates(kind, key, places, fetched)
-            unusable[variant] = max((m.generation for m, _ in candidates), default=0)
             for found, place in candidates:
                 if found.environment.requires not in (None, self.cpu):
-                    del unusable[variant]  # good, but not for this host
+                    unusable.pop(variant, None)  # good, but not for this host
                     break
                 if have is not None and have(found):
                     present.append(found)
-                    del unusable[variant]
+                    unusable.pop(variant, None)
                     break
-                bundle = self._content(found, place, fetched.get(place.pack), deadline)
+                try:
+                    bundle = self._content(found, place, fetched.get(place.pack), deadline)
+                except PackError:
+                    unusable.setdefault(variant, found.generation)
+                    continue
                 if bundle is not None:
                     bundles.append(Loaded(bundle, found, place))
-                    del unusable[variant]
+                    unusable.pop(variant, None)
                     break
         return Found(tuple(bundles), tuple(present), self._autotune(autotune, fetched), unusable)
 
@@ -140,8 +144,15 @@ class Reader:
         return self._accept(place, data)
 
     def fetch(self, manifest: Manifest, place: BundlePlace, *, timeout: float | None = None) -> Bundle | None:
-        """Fetch the content that a manifest promises: from the pack, else from payloads and kernel folders."""
-        return self._content(manifest, place, None, Deadline(timeout))
+        """Fetch the content that a manifest promises: from the pack, else from payloads and kernel folders.
+
+        Returns:
+            None, with a warning, where that is missing or damaged.
+        """
+        try:
+            return self._content(manifest, place, None, Deadline(timeout))
+        except PackError:
+            return None
 
     def _candidates(
         self, kind: str, key: str, places: Iterable[BundlePlace], fetched: Fetched
@@ -175,7 +186,12 @@ class Reader:
     def _content(
         self, found: Manifest, place: BundlePlace, pack: bytes | RemoteError | None, deadline: Deadline
     ) -> Bundle | None:
-        """Return the bundle from its pack, or from loose objects, or None with a warning."""
+        """Return the bundle from its pack, or from single objects; None, with a warning, where both are missing.
+
+        Raises:
+            PackError: what lies there is damaged and nothing makes up for it; the warning is given.
+        """
+        packed = None
         if found.pack is not None:
             packed = pack if isinstance(pack, bytes) else self.bucket.get(place.pack, timeout=deadline.left)
             try:
@@ -197,7 +213,9 @@ class Reader:
             return packs.assemble(found, members)
         except PackError as exc:
             log.warning("%s cannot be loaded: %s", place.prefix, exc)
-            return None
+            if found.pack is None or packed is not None:
+                raise
+            return None  # a server that is replacing the pack, or one that lost it
 
     def _autotune(self, places: Iterable[BundlePlace], fetched: Fetched) -> dict[str, bytes]:
         """Unite the autotune results of a key; `places` has the newest first, and the newest wins."""

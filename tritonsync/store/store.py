@@ -24,7 +24,7 @@ from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.calls import in_parallel
 from tritonsync.remote.deadline import Deadline
-from tritonsync.store.reader import Found, Listing, Loaded, Reader, rivals_in
+from tritonsync.store.reader import Fetched, Found, Listing, Loaded, Reader, rivals_in
 
 __all__ = ["Found", "Loaded", "Published", "Store"]
 
@@ -100,9 +100,8 @@ class Store(Reader):
             RemoteError: the bucket could not be asked, or refused the write.
         """
         deadline = Deadline(timeout)
-        listing = self.bucket.list(key_prefix(bundle.kind, bundle.key), timeout=deadline.left)
-        places = rivals_in(listing).get(bundle.variant, [])
-        fetched = self.bucket.get_many([place.manifest for place in places], timeout=deadline.left)
+        listing: Listing = self.bucket.list(key_prefix(bundle.kind, bundle.key), timeout=deadline.left)
+        places, fetched, listing = self._manifests(bundle.variant, listing, deadline)
         spoiled: set[str] = set()
         for place in places:
             found = self._accept(place, fetched[place.manifest], self._own)
@@ -184,9 +183,8 @@ class Store(Reader):
             RemoteError: the bucket could not be asked, or refused the write.
         """
         deadline = Deadline(timeout)
-        listing = self.bucket.list(f"{key_prefix(kind, key)}{AUTOTUNE}/", timeout=deadline.left)
-        places = rivals_in(listing).get(AUTOTUNE, [])
-        fetched = self.bucket.get_many([place.manifest for place in places], timeout=deadline.left)
+        listing: Listing = self.bucket.list(f"{key_prefix(kind, key)}{AUTOTUNE}/", timeout=deadline.left)
+        places, fetched, listing = self._manifests(AUTOTUNE, listing, deadline)
         union = {**self._autotune(places, fetched), **results}
         bundle = Bundle(
             kind=kind,
@@ -196,6 +194,23 @@ class Store(Reader):
         )
         spoiled = {p.bundle_id for p in places if self._accept(p, fetched[p.manifest], self._own) is None}
         return self._write(bundle, 0, listing, spoiled, frozenset(union), False, deadline)
+
+    def _manifests(
+        self, variant: str, listing: Listing, deadline: Deadline
+    ) -> tuple[list[BundlePlace], Fetched, Listing]:
+        """Fetch the manifests of a variant; return where they lie, what they hold, and the listing without lost ones.
+
+        One may be lost between the listing and the request: a server that ignores conditions replaces it, or somebody
+        has deleted it. It is not spoiled, only absent.
+        """
+        places = rivals_in(listing).get(variant, [])
+        fetched = self.bucket.get_many([place.manifest for place in places], timeout=deadline.left)
+        lost = {name for name, data in fetched.items() if data is None}
+        return (
+            [place for place in places if place.manifest not in lost],
+            fetched,
+            {name: info for name, info in listing.items() if name not in lost},
+        )
 
     def _pack(
         self, manifest: Manifest, place: BundlePlace, listing: Listing, reread: bool, deadline: Deadline
@@ -209,8 +224,11 @@ class Store(Reader):
             return "bad", None
         if not reread:
             return "good", None
+        data = self.bucket.get(place.pack, timeout=deadline.left)
+        if data is None:
+            return "absent", None  # since it was listed
         try:
-            bundle = packs.decode(self.bucket.get(place.pack, timeout=deadline.left) or b"", manifest)
+            bundle = packs.decode(data, manifest)
             return "good", _without(bundle, manifest.inline or ())
         except PackError as exc:
             log.warning("%s is damaged: %s", place.pack, exc)
