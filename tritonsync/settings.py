@@ -14,12 +14,15 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 from tritonsync.errors import SettingsError
 
-__all__ = ["VARIABLES", "Files", "Mode", "Settings"]
+__all__ = ["MAX_SECONDS", "VARIABLES", "Files", "Mode", "Settings"]
 
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
 
 T = TypeVar("T")
+
+#: No wait takes longer, in seconds; clocks and locks have limits of their own.
+MAX_SECONDS = 86_400.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +112,9 @@ def _seconds(variable: str, text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise SettingsError(f"{variable}={text!r} is not a number of seconds; give one, such as 20")
+    if not 0 <= seconds <= MAX_SECONDS:
+        limits = f"0 to {MAX_SECONDS:g}"
+        raise SettingsError(f"{variable}={text!r} is not a number of seconds ({limits}); give one, such as 20")
     return seconds
 
 

@@ -84,6 +84,7 @@ def test_a_server_that_does_not_answer(child: Run, s3_place: Place) -> None:
         ("show", "--url", "/nowhere"),
         ("ls", "--url", "/nowhere", "--storage-options", "[1]"),
         ("ls", "--url", "/nowhere", "--timeout", "soon"),
+        ("ls", "--url", "/nowhere", "--timeout", "inf"),
         ("demo", "--kernels", "0"),
     ],
 )
@@ -99,6 +100,13 @@ def test_wrong_usage(arguments: tuple[str, ...], child: Run) -> None:
 def test_a_wrong_variable(variable: str, child: Run) -> None:
     """It is one line that names the variable."""
     assert_one_line(child("ls", "--url", "/nowhere", **{variable: "?"}), variable)
+
+
+def test_a_workload_name_that_is_too_long(child: Run, tmp_path: Path, h200_vit: Path) -> None:
+    """It is one line before anything is sent."""
+    arguments = ("--workload", "w" * 1025, "--inductor-dir", h200_vit)
+    assert_one_line(child("push", "--url", tmp_path / "bucket", *arguments), "1025 characters")
+    assert not (tmp_path / "bucket").exists()
 
 
 def test_warnings_are_lines_on_stderr(run: Run, vit: RawBucket, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def test_payloads_are_found_by_name() -> None:
     ("change", "message"),
     [
         ({"kind": "other"}, "no kind"),
-        ({"key": ""}, "key of 0"),
-        ({"key": "k" * 1025}, "key of 1025"),
+        ({"key": ""}, "key has 0 characters"),
+        ({"key": "k" * 1025}, "key has 1025 characters"),
         ({"key": "\ud800"}, "not Unicode"),
         ({"guards": "\udc80"}, "not Unicode"),
         ({"variant": "../x"}, "variant"),

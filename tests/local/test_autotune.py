@@ -56,6 +56,15 @@ def test_only_readable_results_in_their_folders_are_found(tmp_path: Path) -> Non
     assert autotune_results(tmp_path / "none") == ()
 
 
+def test_a_result_that_may_not_be_read_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One file of another user does not keep the others from being found."""
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / NAME).write_bytes(b'{"XBLOCK": 8}')
+    (tmp_path / "cd" / NAME).mkdir(parents=True)  # as root, whom no permission stops, a folder cannot be read either
+    assert [found.folder for found in autotune_results(tmp_path)] == ["ab"]
+    assert f"cd/{NAME}" in caplog.text
+
+
 def test_a_result_is_written_to_its_place(tmp_path: Path) -> None:
     """New, there already, and this host's own one, which stays."""
     remote, local = result(XBLOCK=8), result(XBLOCK=16)

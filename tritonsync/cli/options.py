@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tritonsync.errors import LocalCacheError, SettingsError
-from tritonsync.settings import VARIABLES, Settings
+from tritonsync.settings import MAX_SECONDS, VARIABLES, Settings
 
 if TYPE_CHECKING:
     from tritonsync.format.manifest import Environment
@@ -63,7 +63,13 @@ StorageOptions = Annotated[
 ]
 Timeout = Annotated[
     float,
-    typer.Option("--timeout", min=0.1, metavar="SECONDS", help="For each request to the bucket, repetitions included."),
+    typer.Option(
+        "--timeout",
+        min=0.1,
+        max=MAX_SECONDS,
+        metavar="SECONDS",
+        help="For each request to the bucket, repetitions included.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Workload = Annotated[
@@ -142,10 +148,17 @@ class Connection:
         )
 
     def workload(self, given: str | None) -> str:
-        """Return the name of the workload."""
+        """Return the name of the workload.
+
+        Raises:
+            HostileNameError: it cannot be one.
+        """
+        from tritonsync.format.names import check_key, workload_key
+
         name = given or self.settings.workload
         if not name:
             raise typer.BadParameter(f"no workload: give --workload, or set {VARIABLES['workload'][0]}")
+        check_key(workload_key(name), "the name of a workload")
         return name
 
     def ask_to_write(self) -> None:

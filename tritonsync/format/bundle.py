@@ -16,7 +16,7 @@ import msgspec
 
 from tritonsync.errors import FormatError
 from tritonsync.format.kernel import Kernel
-from tritonsync.format.names import check_name, check_text
+from tritonsync.format.names import check_key, check_name, check_text
 
 __all__ = ["CHANGING", "DEFAULT_VARIANT", "GRAPHS", "KINDS", "Bundle", "Digest", "Payload"]
 
@@ -91,9 +91,7 @@ class Bundle:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise FormatError(f"{self.kind!r} is no kind of bundle; these are: {', '.join(KINDS)}")
-        if not 1 <= len(self.key) <= 1024:
-            raise FormatError(f"a key of {len(self.key)} characters; 1 to 1,024 are allowed")
-        check_text(self.key, "key")
+        check_key(self.key)
         check_text(self.guards, "guards")
         check_name(self.variant, "variant")
         if not 0 <= self.compile_seconds < math.inf:

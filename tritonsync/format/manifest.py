@@ -35,7 +35,7 @@ import msgspec
 from tritonsync.errors import FormatError, ManifestError, NewerFormatError
 from tritonsync.format.bundle import KINDS, Bundle, Digest
 from tritonsync.format.kernel import MAX_DEVICE, Kernel, content_id
-from tritonsync.format.names import check_name, check_text
+from tritonsync.format.names import check_key, check_name
 
 __all__ = [
     "FORMAT",
@@ -257,9 +257,7 @@ def _validate(manifest: Manifest) -> None:
         raise FormatError(f"generation {manifest.generation} is not 0 to {MAX_GENERATION}")
     if manifest.kind not in KINDS:
         raise FormatError(f"kind {manifest.kind!r} does not exist")
-    if not 1 <= len(manifest.key) <= 1024:
-        raise FormatError(f"a key of {len(manifest.key)} characters")
-    check_text(manifest.key, "key")
+    check_key(manifest.key)
     check_name(manifest.variant, "variant")
     if not _TIME.fullmatch(manifest.created):
         raise FormatError(f"created {manifest.created[:80]!r} is no time such as 2026-11-23T03:44:55Z")

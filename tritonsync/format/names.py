@@ -10,7 +10,7 @@ import re
 
 from tritonsync.errors import HostileNameError
 
-__all__ = ["check_name", "check_text", "is_name", "safe_key", "workload_key"]
+__all__ = ["check_key", "check_name", "check_text", "is_name", "safe_key", "workload_key"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
@@ -43,6 +43,17 @@ def check_text(text: str, what: str = "text") -> str:
     except UnicodeEncodeError as exc:
         raise HostileNameError(f"{what} {text[:80]!r} is not Unicode text") from exc
     return text
+
+
+def check_key(key: str, what: str = "key") -> str:
+    """Return `key` if a bundle can have it.
+
+    Raises:
+        HostileNameError: it has not 1 to 1,024 characters, or is not Unicode text.
+    """
+    if not 1 <= len(key) <= 1024:
+        raise HostileNameError(f"{what} has {len(key)} characters; 1 to 1,024 are allowed")
+    return check_text(key, what)
 
 
 def safe_key(key: str) -> str:

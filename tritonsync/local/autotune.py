@@ -8,9 +8,9 @@ name. In it, `triton_cache_hash` names the kernel that won, except where coordin
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -23,6 +23,8 @@ from tritonsync.format.facts import ValueFacts
 from tritonsync.local.atomic import Written, disk_errors, read_file, write_hidden
 
 __all__ = ["AutotuneResult", "autotune_results", "results_of", "write_autotune"]
+
+log = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"[a-z2-7]{2}")
 _NAME = re.compile(r"[0-9a-f]{64}\.best_config")
@@ -63,18 +65,22 @@ class AutotuneResult:
 
 
 def autotune_results(inductor_dir: Path) -> tuple[AutotuneResult, ...]:
-    """Read all results in Inductor's cache folder; damaged ones are left out.
+    """Read all results in Inductor's cache folder; damaged ones, and those that may not be read, are left out.
 
     Raises:
-        LocalCacheError: a folder or file cannot be read.
+        LocalCacheError: a folder cannot be listed.
     """
     found = []
     with disk_errors("read the autotune results in", inductor_dir):
         for folder in _names(inductor_dir, _FOLDER):
             for name in _names(inductor_dir / folder, _NAME):
-                with contextlib.suppress(FileNotFoundError):
-                    data = read_file(os.path.join(inductor_dir, folder, name))
-                    found.append(AutotuneResult(folder, name, data))
+                path = os.path.join(inductor_dir, folder, name)
+                try:
+                    found.append(AutotuneResult(folder, name, read_file(path)))
+                except FileNotFoundError:
+                    continue
+                except OSError as exc:
+                    log.warning("an autotune result is left out: cannot read %s: %s", path, exc.strerror or exc)
     return tuple(result for result in found if result.config is not None)
 
 
