@@ -8,7 +8,7 @@ import pytest
 import zstandard
 
 from tests.bundles import make_bundle
-from tests.faultproxy import FaultProxy, answer
+from tests.faultproxy import Fault, FaultProxy, answer
 from tests.keys import make_key
 from tests.raw import RawBucket
 from tests.servers import Server
@@ -33,7 +33,7 @@ def test_what_is_published_is_loaded(store: Store) -> None:
 def test_an_unknown_key_is_a_miss(store: Store) -> None:
     """A key that nobody published gives nothing and raises nothing."""
     found = store.load("fx_graph", "unknown")
-    assert (found.bundles, dict(found.unusable)) == ((), {})
+    assert (found.bundles, found.damaged) == ((), frozenset())
 
 
 def test_a_second_save_creates_nothing(store: Store, raw: RawBucket) -> None:
@@ -104,9 +104,8 @@ def test_a_damaged_bundle_is_a_miss_that_the_next_writer_heals(
     assert found.bundles == ()
     if name == "pack.tar.zst" or damage != "delete":
         assert name in caplog.text or "fx_graph/key/default" in caplog.text
-    # A writer that rereads finds the damage itself; one that does not knows it from its own miss.
-    after = -1 if reread else max(found.unusable.values(), default=-1)
-    assert store.publish(make_bundle(), after=after, reread=reread).created
+    # A writer that does not reread everything does so where its own miss looked like damage.
+    assert store.publish(make_bundle(), reread=reread or bool(found.damaged)).created
     [loaded] = store.load("fx_graph", "key").bundles
     assert loaded.bundle == make_bundle()
 
@@ -125,23 +124,25 @@ def test_a_value_that_proved_unusable_is_replaced_three_times_and_then_given_up(
     assert "fx_graph/key/default" in caplog.text
 
 
+GONE = answer(404, b"<Error><Code>NoSuchKey</Code></Error>", Content_Type="application/xml")
+
+
+@pytest.mark.parametrize("fault", [GONE, answer(200, b'{"format"')], ids=["gone", "half"])
 @pytest.mark.parametrize("name", ["pack.tar.zst", "manifest.json"])
-def test_what_is_gone_for_a_moment_needs_no_other_generation(
-    s3_proxy: FaultProxy, moto_server: Server, name: str
+def test_what_is_spoiled_for_a_moment_needs_no_other_generation(
+    s3_proxy: FaultProxy, moto_server: Server, name: str, fault: Fault
 ) -> None:
-    """A server that has no create-only writes has an object listed, but no bytes of it, while others write it."""
-    gone = answer(404, b"<Error><Code>NoSuchKey</Code></Error>", Content_Type="application/xml")
+    """A server without create-only writes gives nothing, or half, of an object while another writer replaces it."""
     place = moto_server.place(endpoint=s3_proxy.url)
     with RawBucket(place.url, place.options) as raw:
         store = raw.store()
         store.publish(make_bundle())
         before = raw.contents()
-        s3_proxy.fail(gone, method="GET", path=f"/{name}", times=2)  # a pack that was listed is asked for again
-        found = store.load("fx_graph", "key")
-        assert (found.bundles, dict(found.unusable)) == ((), {})
+        s3_proxy.fail(fault, method="GET", path=f"/{name}", times=2)  # a pack that was listed is asked for again
+        assert store.load("fx_graph", "key").bundles == ()
         s3_proxy.heal()
-        s3_proxy.fail(gone, method="GET", path=f"/{name}")
-        published = store.publish(make_bundle(), reread=name == "pack.tar.zst")
+        s3_proxy.fail(fault, method="GET", path=f"/{name}")
+        published = store.publish(make_bundle(), reread=True)
         s3_proxy.heal()
         assert published.place is not None
         assert raw.contents() == before
@@ -250,7 +251,7 @@ def test_a_bundle_for_another_cpu_is_not_offered(raw: RawBucket) -> None:
     bundle = dataclasses.replace(make_bundle(), requires="x86_64:avx512", variant="0123456789abcdef")
     raw.store(cpu="x86_64:avx512").publish(bundle)
     found = raw.store(cpu="x86_64:avx2").load("fx_graph", "key")
-    assert (found.bundles, dict(found.unusable)) == ((), {})
+    assert (found.bundles, found.damaged) == ((), frozenset())
     assert raw.store(cpu="x86_64:avx512").load("fx_graph", "key").bundles
 
 

@@ -119,7 +119,7 @@ def made(key: str, filename: str, folder: str, seconds: float) -> None:
     if now is None or variant is None or _is_of_a_graph(filename):
         return
     now.counters.add(kernels_compiled=0 if is_single(filename) else 1)
-    after = now.loose.renewed(key, variant, Path(folder))
+    after, reread = now.loose.renewed(key, variant, Path(folder))
 
     def make() -> Bundle | None:
         kernel = _read(key, filename, Path(folder))
@@ -127,7 +127,7 @@ def made(key: str, filename: str, folder: str, seconds: float) -> None:
             return None
         return Bundle(kind=KIND, key=key, variant=variant, kernels=(kernel,), compile_seconds=seconds)
 
-    now.publish(make, after=after)
+    now.publish(make, after=after, reread=reread)
 
 
 def _read(key: str, filename: str, folder: Path) -> Kernel | None:

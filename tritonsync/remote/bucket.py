@@ -153,8 +153,9 @@ class Bucket:
         """Write the object if it does not exist yet; return whether this call created it. One request.
 
         Never leaves half an object. A server that ignores the condition (rclone's) overwrites: True; where it has the
-        object replaced, others may find none for a moment. One that refuses the condition (501) is asked to write
-        without. When an answer is lost and the repetition finds the object of the first attempt, the result is False.
+        object replaced, others may for a moment find none, or half of it. One that refuses the condition (501) is asked
+        to write without. When an answer is lost and the repetition finds the object of the first attempt, the result is
+        False.
         """
         # A server that never says "100 Continue" is silent without the client's read timeout noticing: seen of
         # `rclone serve s3` under many uploads at once. So one attempt does not get all of the time.

@@ -93,6 +93,7 @@ class Incoming:
         self._lock = threading.Lock()
         self._expected: dict[tuple[str, str], frozenset[str]] = {}
         self._unusable: dict[tuple[str, str], dict[str, int]] = {}
+        self._damaged: set[tuple[str, str, str]] = set()
         self._autotune: dict[tuple[str, str], set[str]] = {}
         self._brought: dict[tuple[str, str], dict[str, Manifest]] = {}
 
@@ -141,9 +142,14 @@ class Incoming:
             return dict(self._brought.get((kind, key), {}))
 
     def unusable(self, kind: str, key: str, variant: str) -> int:
-        """Return the highest generation of a variant that could not be loaded; -1 for none."""
+        """Return the generation of a variant that is intact and makes no sense; -1 for none."""
         with self._lock:
             return self._unusable.get((kind, key), {}).get(variant, -1)
+
+    def is_damaged(self, kind: str, key: str, variant: str) -> bool:
+        """Return whether what the bucket holds of a variant looked damaged."""
+        with self._lock:
+            return (kind, key, variant) in self._damaged
 
     def autotune(self, kind: str, key: str) -> frozenset[str]:
         """Return the names of the autotune results that came with a key."""
@@ -205,7 +211,7 @@ class Incoming:
 
     def _bring(self, kind: str, key: str, found: Found) -> Iterable[Value]:
         with self._lock:
-            self._unusable.setdefault((kind, key), {}).update(found.unusable)
+            self._damaged.update((kind, key, variant) for variant in found.damaged)
             self._autotune.setdefault((kind, key), set()).update(found.autotune)
         values = []
         for loaded in found.bundles:
@@ -214,7 +220,8 @@ class Incoming:
             except FormatError as exc:
                 log.warning("%s cannot be used: %s", loaded.place.prefix, exc)
                 with self._lock:
-                    self._unusable[kind, key][loaded.manifest.variant] = loaded.manifest.generation
+                    unusable = self._unusable.setdefault((kind, key), {})
+                    unusable[loaded.manifest.variant] = loaded.manifest.generation
                 continue
             self._counters.add(kernels_fetched=restored.emitted, conflicts=len(restored.conflicts))
             if restored.value is not None:

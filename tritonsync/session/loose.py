@@ -85,6 +85,7 @@ class LooseKernels:
         #: Kernels that came ahead for hosts of one kind: nobody knows yet whether this is one.
         self._held: dict[tuple[str, str], Loaded] = {}
         self._generations: dict[tuple[str, str], int] = {}
+        self._damaged: set[tuple[str, str]] = set()
 
     def begin(self, manifest: Manifest | None) -> None:
         """Fetch ahead, in the background, what the last run used; None: nothing is known of it."""
@@ -119,8 +120,7 @@ class LooseKernels:
             return False
         found = store.load(KIND, key, variants=(variant,), timeout=deadline.left)
         with self._lock:
-            if variant in found.unusable:
-                self._generations[key, variant] = found.unusable[variant]
+            self._damaged.update((key, damaged) for damaged in found.damaged)
             self._misses += 1
             if found.bundles:
                 self._misses, self._max_misses = 0, MAX_MISSES
@@ -137,17 +137,19 @@ class LooseKernels:
         if is_new:
             self._counters.add(**{"hits" if came else "local_hits": 1})
 
-    def renewed(self, key: str, variant: str, folder: Path) -> int:
-        """Note that Triton has made a kernel; return the generation of it that proved unusable, -1 for none.
+    def renewed(self, key: str, variant: str, folder: Path) -> tuple[int, bool]:
+        """Note that Triton has made a kernel.
 
-        One that this process had brought here is such a generation: Triton would not take it.
+        Returns:
+            the generation of it that proved unusable, -1 for none: one that this process had brought here, and Triton
+            would not take; and whether what the bucket holds looked damaged.
         """
         with self._lock:
             self._used[key] = folder
             if key in self._brought:
                 self._generations.setdefault((key, variant), 0)
                 self._record.outdated()
-            return self._generations.get((key, variant), -1)
+            return self._generations.get((key, variant), -1), (key, variant) in self._damaged
 
     def collect(self, keys: Collection[str]) -> Iterator[Kernel]:
         """Read those of the kernels that this run used from where they lie, for the bundle of its workload."""

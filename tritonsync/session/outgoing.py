@@ -95,13 +95,13 @@ class Outgoing:
             self._made.add((kind, key))
         self._submit(lambda: self._value(kind, key, data, frozenset(refused), caches, cpu), size=len(data))
 
-    def bundle(self, make: Callable[[], Bundle | None], after: int = -1) -> None:
-        """Publish the bundle that `make` returns; it is called on an upload thread. `after`: see `Store.publish`."""
+    def bundle(self, make: Callable[[], Bundle | None], after: int = -1, reread: bool = False) -> None:
+        """Publish the bundle that `make` returns on an upload thread. `after`, `reread`: see `Store.publish`."""
 
         def work() -> None:
             bundle = make()
             if bundle is not None and self._writes:
-                self._published(bundle, self._ready().publish(bundle, after=after, timeout=UPLOAD_S))
+                self._published(bundle, self._ready().publish(bundle, after=after, reread=reread, timeout=UPLOAD_S))
 
         self._submit(work)
 
@@ -170,7 +170,8 @@ class Outgoing:
         if refused:
             there = store.load(kind, key, variants=(bundle.variant,), have=lambda _: True, timeout=UPLOAD_S).present
             after = max([after, *(manifest.generation for manifest in there if name_of(manifest) in refused)])
-        self._published(bundle, store.publish(bundle, after=after, timeout=UPLOAD_S))
+        reread = self._incoming.is_damaged(kind, key, bundle.variant)
+        self._published(bundle, store.publish(bundle, after=after, reread=reread, timeout=UPLOAD_S))
         with self._lock:
             soon = time.monotonic() >= self._look_at
             if soon:

@@ -192,16 +192,17 @@ class Session:
             self._watch_for_sigterm()
             self.outgoing.value(kind, key, data, refused)
 
-    def publish(self, make: Callable[[], Bundle | None], *, after: int = -1) -> None:
+    def publish(self, make: Callable[[], Bundle | None], *, after: int = -1, reread: bool = False) -> None:
         """Publish in the background the bundle that `make` returns there; None: nothing is published.
 
         Args:
             make: called on another thread.
             after: the highest generation of it that proved unusable, -1 for none.
+            reread: whether what the bucket holds looked damaged.
         """
         if not self.is_off and self.settings.may_write:
             self._watch_for_sigterm()
-            self.outgoing.bundle(make, after)
+            self.outgoing.bundle(make, after, reread)
 
     def publish_newest(self, kind: str, key: str, data: bytes) -> None:
         """Publish the last state of a value that changes (`pgo`) at the end of the process."""

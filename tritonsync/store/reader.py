@@ -4,7 +4,7 @@ A load costs one listing, then manifest and pack together. The reader composes t
 cache of this host.
 
 What is damaged, signed by a stranger or of a newer format is never an exception here: it is a miss with one warning
-that names the object, and `Found.unusable` says which variants a writer should publish anew.
+that names the object, and `Found.damaged` says where a writer should look for itself.
 """
 
 from __future__ import annotations
@@ -56,14 +56,13 @@ class Found:
         bundles: the best bundle of each variant that could be loaded, newest first.
         present: manifests of those that were not fetched, because `have` knew them.
         autotune: names and contents of the autotune results under the key.
-        unusable: for variants that could not be loaded because what lies there is damaged, the highest generation
-            tried. Where something is missing, no other generation is needed: a writer adds it.
+        damaged: variants that could not be loaded because what lies there is damaged, or looked so.
     """
 
     bundles: tuple[Loaded, ...] = ()
     present: tuple[Manifest, ...] = ()
     autotune: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
-    unusable: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    damaged: frozenset[str] = frozenset()
 
 
 class Reader:
@@ -116,27 +115,27 @@ class Reader:
         fetched = self.bucket.get_many(names, timeout=deadline.left)
         present: list[Manifest] = []
         bundles: list[Loaded] = []
-        unusable: dict[str, int] = {}
+        damaged: set[str] = set()
         for variant, places in rivals.items():
             candidates = self._candidates(kind, key, places, fetched)
             for found, place in candidates:
                 if found.environment.requires not in (None, self.cpu):
-                    unusable.pop(variant, None)  # good, but not for this host
+                    damaged.discard(variant)  # good, but not for this host
                     break
                 if have is not None and have(found):
                     present.append(found)
-                    unusable.pop(variant, None)
+                    damaged.discard(variant)
                     break
                 try:
                     bundle = self._content(found, place, fetched.get(place.pack), deadline)
                 except PackError:
-                    unusable.setdefault(variant, found.generation)
+                    damaged.add(variant)
                     continue
                 if bundle is not None:
                     bundles.append(Loaded(bundle, found, place))
-                    unusable.pop(variant, None)
+                    damaged.discard(variant)
                     break
-        return Found(tuple(bundles), tuple(present), self._autotune(autotune, fetched), unusable)
+        return Found(tuple(bundles), tuple(present), self._autotune(autotune, fetched), frozenset(damaged))
 
     def manifest(self, place: BundlePlace, *, timeout: float | None = None) -> Manifest | None:
         """Fetch one manifest; None where it is missing or unfit."""

@@ -34,6 +34,12 @@ log = logging.getLogger(__name__)
 UPLOADS_AT_ONCE = 16
 #: What the variants of kinds that change count down from, in unix seconds.
 _LAST_SECOND = 9_999_999_999
+#: Seconds after which what looked spoiled is looked at again, before another generation is written for it.
+SECOND_LOOK_S = 0.5
+
+
+class _LooksSpoiledError(Exception):
+    """Something that a writer cannot replace looks spoiled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Store(Reader):
 
         Args:
             bundle: what to save.
-            after: the highest generation that proved unusable; only a higher one counts as good order.
+            after: the highest generation that proved unusable though intact; only a higher one counts as good order.
             reread: fetch the pack that is there and check its bytes, instead of its size alone.
             inline: payloads that stand in the manifest instead of the pack; UTF-8 text.
             timeout: seconds for all of it.
@@ -100,6 +106,23 @@ class Store(Reader):
             RemoteError: the bucket could not be asked, or refused the write.
         """
         deadline = Deadline(timeout)
+        try:
+            return self._publish(bundle, after, reread, frozenset(inline), deadline)
+        except _LooksSpoiledError:
+            # A server without create-only writes shows half an object while another writer replaces it by its equal.
+            time.sleep(SECOND_LOOK_S)
+            return self._publish(bundle, after, reread, frozenset(inline), deadline, is_sure=True)
+
+    def _publish(
+        self,
+        bundle: Bundle,
+        after: int,
+        reread: bool,
+        inline: frozenset[str],
+        deadline: Deadline,
+        *,
+        is_sure: bool = False,
+    ) -> Published:
         listing: Listing = self.bucket.list(key_prefix(bundle.kind, bundle.key), timeout=deadline.left)
         places, fetched, listing = self._manifests(bundle.variant, listing, deadline)
         spoiled: set[str] = set()
@@ -110,7 +133,9 @@ class Store(Reader):
                 spoiled.add(place.bundle_id)
             elif state == "good" and found.generation > after:
                 return Published(place, created=False, packed=packed)
-        return self._write(bundle, after + 1, listing, spoiled, frozenset(inline), reread, deadline)
+        if spoiled and not is_sure:
+            raise _LooksSpoiledError
+        return self._write(bundle, after + 1, listing, spoiled, inline, reread, deadline, is_sure=is_sure)
 
     def complete(self, published: Published, *, timeout: float | None = None) -> frozenset[str]:
         """Write payload objects and kernel folders, so that the bundle can be loaded without its pack.
@@ -243,8 +268,14 @@ class Store(Reader):
         inline: frozenset[str],
         reread: bool,
         deadline: Deadline,
+        *,
+        is_sure: bool = True,
     ) -> Published:
-        """Write a bundle under the first generation whose names hold nothing spoiled."""
+        """Write a bundle under the first generation whose names hold nothing spoiled.
+
+        Raises:
+            _LooksSpoiledError: unless `is_sure`, in place of the first generation that is passed over.
+        """
         packed = _without(bundle, inline)
         pack = packs.encode(packed) if packed.kernels or packed.payloads else None
         digest = None if pack is None else Digest(size=len(pack), sha256=hashlib.sha256(pack).hexdigest())
@@ -263,6 +294,8 @@ class Store(Reader):
             place = BundlePlace(bundle.kind, key, bundle.variant, manifest.bundle_id)
             state, _ = self._pack(manifest, place, listing, reread, deadline)
             if place.bundle_id in spoiled or state == "bad":
+                if not is_sure:
+                    raise _LooksSpoiledError
                 continue  # what lies there cannot be replaced by the role of a writer
             created = False
             if pack is not None and state == "absent":
