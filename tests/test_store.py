@@ -17,6 +17,11 @@ from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.store import Store
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tritonsync.store.store.SECOND_LOOK_S", 0.0)
+
+
 @pytest.fixture
 def store(raw: RawBucket) -> Store:
     return raw.store()

@@ -19,16 +19,18 @@ __all__ = ["plain_worker"]
 
 log = logging.getLogger(__name__)
 
-PROCESSES, KERNELS = 16, 20
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["moto", "rclone"])
+@pytest.mark.parametrize(
+    ("kind", "processes", "kernels"), [("moto", 16, 20), ("rclone", 8, 10)], ids=["moto", "rclone"]
+)
 def test_workers_that_compile_the_same_kernels_at_once(
     plain_worker: PlainWorker,
     request: pytest.FixtureRequest,
     tmp_path: Path,
     kind: str,
+    processes: int,
+    kernels: int,
 ) -> None:
     """Each has its own empty cache; every kernel is right, and the bucket has each of them once.
 
@@ -36,10 +38,10 @@ def test_workers_that_compile_the_same_kernels_at_once(
     """
     server: Server = request.getfixturevalue(f"{kind}_server")
     worker = PlainWorker(tmp_path, plain_worker.site, PROGRAM)
-    expected = hot(worker.run("compile_kernels", KERNELS))
+    expected = hot(worker.run("compile_kernels", kernels))
     with FaultProxy(server.endpoint) as proxy:
         place = server.place(endpoint=proxy.url, bucket="bucket" if kind == "rclone" else None)
-        started = [worker.start("compile_when_told", KERNELS, bucket=place) for _ in range(PROCESSES)]
+        started = [worker.start("compile_when_told", kernels, bucket=place) for _ in range(processes)]
         for process, _ in started:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -49,7 +51,7 @@ def test_workers_that_compile_the_same_kernels_at_once(
             process.stdin.flush()
         done = [worker.end(process, reports) for process, reports in started]
         puts = proxy.count("PUT")
-    assert [one.code for one in done] == [0] * PROCESSES, [one.err for one in done]
+    assert [one.code for one in done] == [0] * processes, [one.err for one in done]
     assert all(hot(one) == expected for one in done)
     assert sum(one.counts["dropped"] for one in done) == 0
 
@@ -62,13 +64,13 @@ def test_workers_that_compile_the_same_kernels_at_once(
             assert place_of_it is not None
             bundle = pack.decode(bucket.read(place_of_it.pack), decode(bucket.read(name), name))
             contents += [(kernel.hash, kernel.content_id) for kernel in bundle.kernels]
-        assert len(contents) == len(set(contents)) == KERNELS
-        assert len({kernel_hash for kernel_hash, _ in contents}) == KERNELS
-        assert len(bucket.names(r"^kernels/.*/.*\.cubin$")) == KERNELS
+        assert len(contents) == len(set(contents)) == kernels
+        assert len({kernel_hash for kernel_hash, _ in contents}) == kernels
+        assert len(bucket.names(r"^kernels/.*/.*\.cubin$")) == kernels
     accepted = int(sum(one.counts["objects_created"] for one in done))
     log.info("%s: %d PUTs accepted, %d refused; %d objects", kind, accepted, puts - accepted, len(objects))
     if kind == "moto":
         assert accepted == len(objects) <= puts
-    late = worker.run("compile_kernels", KERNELS, bucket=place)
-    assert hits(late) == [True] * KERNELS
+    late = worker.run("compile_kernels", kernels, bucket=place)
+    assert hits(late) == [True] * kernels
     assert hot(late) == expected
