@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 __all__ = ["Exchange", "Fault", "FaultProxy", "Request", "answer", "drop", "hang", "trickle"]
 
 _CHUNK = 64 * 1024
+#: Rounds of the event loop from an accepted socket to the task that serves, and so closes, it (asyncio needs four).
+_STEPS_OF_ACCEPTING = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +232,8 @@ class FaultProxy:
 
     async def _stop(self) -> None:
         self._listener.close()
+        for _ in range(_STEPS_OF_ACCEPTING):
+            await asyncio.sleep(0)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -148,7 +148,10 @@ def test_an_interrupted_push_ends_at_once(s3_place: Place, h200_vit: Path) -> No
     with FaultProxy(s3_place.endpoint) as proxy:
         proxy.fail(hang(), times=1000, path="pack.tar.zst")
         environ = {**os.environ, **s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
-        command = [sys.executable, "-m", "tritonsync", "push", "--url", s3_place.url, "--workload", "vit", "--json"]
+        # Shells have what they start in the background ignore Ctrl-C, and children inherit that.
+        program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        program += "from tritonsync.cli import main; main()"
+        command = [sys.executable, "-c", program, "push", "--url", s3_place.url, "--workload", "vit", "--json"]
         with subprocess.Popen(
             [*command, "--inductor-dir", str(h200_vit)],
             env=environ,
