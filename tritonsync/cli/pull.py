@@ -106,8 +106,9 @@ def pull(
         )
     if not same_path and pulled.bundles > 1:
         complain(
-            f"note: the graphs were compiled with cache folder {pulled.written_at}, and this is {caches.inductor}; "
-            "without tritonsync, a program looks autotune results up under the first path, and is fully warm only there"
+            f"note: the workload was published from cache folder {pulled.written_at}, and this is {caches.inductor}; "
+            "without tritonsync, a program looks autotune results up where its graphs were compiled, and is fully warm "
+            "only there"
         )
     if pulled.missing and not pulled.kernels and pulled.bundles <= 1:
         raise typer.Exit(1)
