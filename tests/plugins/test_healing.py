@@ -55,14 +55,18 @@ def test_a_value_that_cannot_be_unpickled(worker: Worker, filled: Filled, tmp_pa
     assert third.hits == (2, 1)
 
 
-def test_a_value_whose_graphs_are_gone(worker: Worker, filled: Filled, tmp_path: Path) -> None:
+def test_a_value_whose_graphs_are_gone_or_damaged(worker: Worker, filled: Filled, tmp_path: Path) -> None:
     """They are published again, and the AOTAutograd value that names them is as good as it was."""
     place = tmp_path / "bucket"
     shutil.copytree(filled.path, place)
     raw = RawBucket(str(place))
     names = raw.names("^bundles/aot_autograd/.*/manifest.json$")
     keys = fx_keys(raw)
-    shutil.rmtree(place / "bundles" / "fx_graph")
+    gone, damaged = keys
+    shutil.rmtree(place / "bundles" / "fx_graph" / gone)
+    raw.damage(raw.only(f"^bundles/fx_graph/{damaged}/.*/pack"), "flip")
+    for name in raw.names(f"^bundles/fx_graph/{damaged}/.*/payloads/"):
+        raw.delete(name)
     second = worker.run("train", bucket=place, TRITONSYNC_STRICT="1")
     assert len(second.compiled) == 2
     assert fx_keys(raw) == keys
