@@ -69,8 +69,8 @@ def test_workers_that_compile_the_same_kernels_at_once(
         assert len(bucket.names(r"^kernels/.*/.*\.cubin$")) == kernels
     accepted = int(sum(one.counts["objects_created"] for one in done))
     log.info("%s: %d PUTs accepted, %d refused; %d objects", kind, accepted, puts - accepted, len(objects))
-    if kind == "moto":
-        assert accepted == len(objects) <= puts
+    # moto looks and writes in two steps, so of two at the same moment it now and then accepts both.
+    assert len(objects) <= accepted <= puts
     late = worker.run("compile_kernels", kernels, bucket=place)
     assert hits(late) == [True] * kernels
     assert hot(late) == expected
