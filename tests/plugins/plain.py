@@ -48,7 +48,7 @@ def install_triton(version: str, pytestconfig: pytest.Config) -> Path | None:
     if importlib.metadata.version("triton") == version:
         return None
     assert pytestconfig.cache is not None
-    folder = pytestconfig.cache.mkdir(f"triton-{version}")
+    folder = pytestconfig.cache.mkdir(f"triton-{version}-{sys.implementation.cache_tag}")
     complete = folder / "complete"
     # Its own sources are part of Triton's hashes: a test that runs while another process installs sees them change.
     with FileLock(f"{folder}.lock"):

@@ -8,6 +8,7 @@ object: their numbers, and torch's own counters.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import multiprocessing
 import os
@@ -261,7 +262,8 @@ def autotune_elsewhere() -> None:
     from torch._inductor.runtime.autotune_cache import LocalAutotuneCache
 
     path = "/dev/null/inductor/ab/" + "0" * 64 + ".best_config"
-    cache = LocalAutotuneCache("local-autotune")
+    names = ["local-autotune"] if inspect.signature(LocalAutotuneCache).parameters else []  # it has one since 2.13
+    cache = LocalAutotuneCache(*names)
     read = [cache.get(path)]
     cache.put(path, {"XBLOCK": 64})
     read.append(cache.get(path))
