@@ -231,9 +231,13 @@ class FaultProxy:
             return [str(request) for request in self.requests]
 
     async def _stop(self) -> None:
-        self._listener.close()
+        # Accept nothing more, and let what is accepted reach its task: a connection that finds the server closed on its
+        # way there is dropped unclosed (asyncio/base_events.py, Server._attach, 3.11).
+        for listening in self._listener.sockets:
+            self._loop.remove_reader(listening.fileno())
         for _ in range(_STEPS_OF_ACCEPTING):
             await asyncio.sleep(0)
+        self._listener.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
