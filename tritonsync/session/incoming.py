@@ -92,7 +92,7 @@ class Incoming:
         self._flights: Flights[Arrival] = Flights()
         self._lock = threading.Lock()
         self._expected: dict[tuple[str, str], frozenset[str]] = {}
-        self._unusable: dict[tuple[str, str], dict[str, int]] = {}
+        self._unusable: dict[tuple[str, str, str], int] = {}
         self._damaged: set[tuple[str, str, str]] = set()
         self._autotune: dict[tuple[str, str], set[str]] = {}
         self._brought: dict[tuple[str, str], dict[str, Manifest]] = {}
@@ -144,7 +144,7 @@ class Incoming:
     def unusable(self, kind: str, key: str, variant: str) -> int:
         """Return the generation of a variant that is intact and makes no sense; -1 for none."""
         with self._lock:
-            return self._unusable.get((kind, key), {}).get(variant, -1)
+            return self._unusable.get((kind, key, variant), -1)
 
     def is_damaged(self, kind: str, key: str, variant: str) -> bool:
         """Return whether what the bucket holds of a variant looked damaged."""
@@ -220,8 +220,7 @@ class Incoming:
             except FormatError as exc:
                 log.warning("%s cannot be used: %s", loaded.place.prefix, exc)
                 with self._lock:
-                    unusable = self._unusable.setdefault((kind, key), {})
-                    unusable[loaded.manifest.variant] = loaded.manifest.generation
+                    self._unusable[kind, key, loaded.manifest.variant] = loaded.manifest.generation
                 continue
             self._counters.add(kernels_fetched=restored.emitted, conflicts=len(restored.conflicts))
             if restored.value is not None:
