@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tritonsync.format.kernel import Kernel, KernelFile
-from tritonsync.local import tritondir
+from tritonsync.local import triton_cache
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -30,7 +30,7 @@ class CompiledKernels:
 
     def kernel(self, index: int = 0, device: int | None = 0) -> Kernel:
         """Collect one of them."""
-        kernel = tritondir.collect(self.directory / self.hashes[index], device)
+        kernel = triton_cache.collect(self.directory / self.hashes[index], device)
         assert kernel is not None
         return kernel
 

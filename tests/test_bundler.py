@@ -14,11 +14,18 @@ from pathlib import Path
 import pytest
 
 from tests.kernels import CompiledKernels, Upstream, age, contents, file_of, not_writable, with_file
-from tritonsync.bundler import Emission, LoadedAutotuners, TritonBundler
+from tritonsync.bundler import (
+    BundleEntry,
+    BundleMetadata,
+    Emission,
+    LoadedAutotuners,
+    StaticAutotuner,
+    TritonBundle,
+    TritonBundler,
+)
 from tritonsync.errors import BundlerStateError, LocalCacheError
 from tritonsync.format.kernel import Kernel, KernelFile
-from tritonsync.format.triton_bundle import BundleEntry, BundleMetadata, StaticAutotuner, TritonBundle
-from tritonsync.local.tritondir import collect
+from tritonsync.local.triton_cache import collect
 from tritonsync.settings import Settings
 
 ON = Settings(url="s3://bucket/prefix")

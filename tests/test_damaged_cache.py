@@ -13,7 +13,7 @@ from tests.kernels import CompiledKernels, age
 from tests.raw import RawBucket
 from tests.test_push_pull import assert_same, files, pull_folder, push_folder
 from tritonsync.errors import LocalCacheError
-from tritonsync.local import tritondir
+from tritonsync.local import triton_cache
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.push import push
 
@@ -71,7 +71,7 @@ def test_a_kernel_without_its_launch_facts_is_not_collected(
     copied = compiled_kernels.copy(tmp_path / "copy")
     folder = copied.directory / copied.hashes[0]
     damage(folder / "scale_kernel.json", how)
-    assert tritondir.collect(folder, None) is None
+    assert triton_cache.collect(folder, None) is None
 
 
 def test_nothing_whole_replaces_no_workload(h200_vit: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.conftest import Run, no_settings, run
 from tests.raw import RawBucket
-from tritonsync.demo.run import MAX_KERNELS, demo
+from tritonsync.demo import MAX_KERNELS, demo
 from tritonsync.errors import MissingExtraError
 from tritonsync.store import Store
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.raw import RawBucket
-from tritonsync.format.objects import parse_manifest_name
-from tritonsync.local import tritondir
+from tritonsync.format.layout import parse_manifest_name
+from tritonsync.local import triton_cache
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.pull import pull
 from tritonsync.sync.push import push
@@ -44,7 +44,7 @@ def check_bucket(raw: RawBucket) -> int:
             continue
         manifest = store.manifest(place)
         assert manifest is not None, place
-        assert store.fetch(manifest, place) is not None, place
+        assert store.load_content(manifest) is not None, place
     return len(places)
 
 
@@ -66,9 +66,9 @@ def check_caches(base: Path, original: Path) -> None:
         assert sorted(path.name for path in folder.iterdir()) == sorted(
             path.name for path in (original / "triton" / "0" / folder.name).iterdir()
         )
-        kernel = tritondir.collect(folder, 0)
+        kernel = triton_cache.collect(folder, 0)
         assert kernel is not None
-        assert kernel == tritondir.collect(original / "triton" / "0" / folder.name, 0)
+        assert kernel == triton_cache.collect(original / "triton" / "0" / folder.name, 0)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bundles import make_bundle
 from tests.raw import RawBucket
-from tritonsync.local import tritondir
+from tritonsync.local import triton_cache
 from tritonsync.store import Store
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.pull import Pulled, pull
@@ -42,7 +42,7 @@ def test_many_processes_pull_into_one_folder(raw: RawBucket, h200_vit: Path, tmp
     folders = sorted((tmp_path / "triton" / "0").iterdir())
     assert [folder.name for folder in folders] == sorted(path.name for path in (h200_vit / "triton" / "0").iterdir())
     for folder in folders:
-        assert tritondir.collect(folder, 0) == tritondir.collect(h200_vit / "triton" / "0" / folder.name, 0)
+        assert triton_cache.collect(folder, 0) == triton_cache.collect(h200_vit / "triton" / "0" / folder.name, 0)
     assert not [path for path in tmp_path.rglob("*") if "tmp." in path.name]
     packs = sum(len(raw.read(name)) for name in raw.names(r"pack\.tar\.zst$"))
     everything = packs + PROCESSES * sum(len(raw.read(name)) for name in raw.names(r"manifest\.json$"))

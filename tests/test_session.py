@@ -12,10 +12,11 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from tests.raw import RawBucket
+from tritonsync import times
 from tritonsync.errors import AccessDeniedError, RemoteTimeoutError
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.format.workload import WorkloadEntry
-from tritonsync.session import forkgate, uploads
+from tritonsync.session import process
 from tritonsync.session.session import Session
 from tritonsync.session.uploads import CAPACITY, Uploads
 from tritonsync.settings import Settings
@@ -48,17 +49,23 @@ def session(url: str, folder: Path, **settings: Any) -> Session:
     return Session(Settings(url=url, inductor_dir=str(folder), workload="name", quiet=True, **settings))
 
 
+def enqueue(now: Session, key: str) -> None:
+    """Have something published."""
+    bundle = Bundle(kind="triton", key=key, payloads=(Payload("p", b"data"),))
+    now.enqueue_kernel(key, "default", Path("nowhere"), lambda: bundle, is_compiled=True)
+
+
 def test_what_is_fetched_ahead_is_waited_for_within_the_budget(silent: type[Silent], tmp_path: Path) -> None:
     """A bucket that falls silent after the first contact costs the program what it is ready to lose, and no more."""
     now = session(f"silent://{tmp_path}/bucket", tmp_path / "inductor", budget_s=0.5)
-    now._contact.store(10)
+    now._connection.store(10)
     silent.answers.clear()
     keys = ["f" + letter * 51 for letter in "abcdefgh"]
     entries = [WorkloadEntry(kind="fx_graph", key=key, variant="default") for key in keys]
-    threading.Thread(target=now.incoming.fetch_ahead, args=(entries,), daemon=True).start()
-    while now.incoming.under_way("fx_graph", keys[-1]) is None:
+    threading.Thread(target=now._incoming.fetch_ahead, args=(entries,), daemon=True).start()
+    while now._incoming.under_way("fx_graph", keys[-1]) is None:
         threading.Event().wait(0.01)
-    waiter = threading.Thread(target=now.join, args=("fx_graph", keys[-1]), daemon=True)
+    waiter = threading.Thread(target=now.look_up, args=("fx_graph", keys[-1]), daemon=True)
     waiter.start()
     waiter.join(20)
     assert not waiter.is_alive()
@@ -68,11 +75,11 @@ def test_what_is_fetched_ahead_is_waited_for_within_the_budget(silent: type[Sile
 def test_a_budget_that_is_spent_stops_questions_and_no_uploads(tmp_path: Path) -> None:
     """What the bucket lacks is what has to be published."""
     now = session(str(tmp_path / "bucket"), tmp_path / "inductor", budget_s=0)
-    assert not now._asking.may_ask
-    assert now.obtain("fx_graph", "f" * 52, ()).values == ()
-    now.publish(lambda: Bundle(kind="triton", key="K", payloads=(Payload("p", b"data"),)))
+    assert not now._waits.may_wait
+    assert now.look_up("fx_graph", "f" * 52).more() == ()
+    enqueue(now, "K")
     now.stop()
-    assert now.counters.now.published == 1
+    assert now.counts.published == 1
     with RawBucket(str(tmp_path / "bucket")) as raw:
         assert len(raw.names("^bundles/triton/K/.*/manifest.json$")) == 1
 
@@ -81,7 +88,7 @@ def test_a_session_can_be_flushed_before_it_ends(tmp_path: Path) -> None:
     """Threads that outlive the main one publish too, and what is there already is not published again."""
     now = session(str(tmp_path / "bucket"), tmp_path / "inductor")
     for key in ("A", "B"):
-        now.publish(lambda key=key: Bundle(kind="triton", key=key, payloads=(Payload("p", b"data"),)))  # type: ignore[misc]
+        enqueue(now, key)
         now.flush()
         with RawBucket(str(tmp_path / "bucket")) as raw:
             assert raw.names(f"^bundles/triton/{key}/.*/manifest.json$")
@@ -100,17 +107,17 @@ def test_a_fork_waits_once_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> Non
             waits.append(timeout)
             return False
 
-    monkeypatch.setattr(forkgate, "_gate", Gate())
-    monkeypatch.setattr(forkgate, "_block", forkgate._block + 1)
+    monkeypatch.setattr(process, "_gate", Gate())
+    monkeypatch.setattr(process, "_block", process._block + 1)
     for _ in range(3):
-        forkgate._before()
-        forkgate._in_parent()
-    assert waits == [forkgate.PATIENCE_S, 0, 0]
+        process._close_gate()
+        process._open_gate_in_parent()
+    assert waits == [times.FORK_GATE_S, 0, 0]
 
 
 def test_an_upload_that_met_trouble_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at once, and not where the bucket has refused it."""
-    monkeypatch.setattr(uploads, "RETRY_S", 0.0)
+    monkeypatch.setattr(times, "RETRY_UPLOAD_S", 0.0)
     told: list[Exception] = []
     tries = {"passes": 0, "stays": 0, "denied": 0}
     queue = Uploads(told.append)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tritonsync.remote.crew import Crew
+from tritonsync.remote.threads import DaemonThreads
 from tritonsync.session.counters import Counters, summary
-from tritonsync.session.flights import Flights
-from tritonsync.session.record import program_name
+from tritonsync.session.incoming import Arrival, SharedFetch
 from tritonsync.session.uploads import CAPACITY, Uploads
+from tritonsync.session.workload import program_name
 
 
 def unexpected(exc: Exception) -> None:
@@ -65,7 +65,7 @@ def test_a_flush_ends_in_time_and_counts_what_is_left() -> None:
 
 def test_a_flush_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no thread can be had there is nothing to wait for."""
-    monkeypatch.setattr(Crew, "start", lambda _crew, _work: False)
+    monkeypatch.setattr(DaemonThreads, "start", lambda _threads, _work: False)
     uploads = Uploads(unexpected)
     assert uploads.submit(lambda: None)
     started = time.monotonic()
@@ -104,43 +104,42 @@ def test_a_job_that_fails_is_told_and_ends_nothing() -> None:
     assert uploads.is_idle
 
 
-def test_a_flight_is_run_once() -> None:
-    """Whoever comes first does the work, the others get its result; afterwards it is forgotten."""
-    flights: Flights[int] = Flights()
+def test_a_fetch_is_made_once() -> None:
+    """Whoever comes first makes it, the others get what it brings."""
     gate = threading.Event()
+    ended: list[SharedFetch] = []
     runs: list[float | None] = []
 
-    def work(timeout: float | None) -> int:
+    def work(timeout: float | None) -> Arrival:
         gate.wait()
         runs.append(timeout)
-        return 7
+        return Arrival(asked=False)
 
-    flight = flights.plan("kind", "key", work)
-    runner = threading.Thread(target=flight.run, args=(3.0,))
+    fetch = SharedFetch(work, ended.append)
+    runner = threading.Thread(target=fetch.run, args=(3.0,))
     runner.start()
-    same = flights.plan("kind", "key", lambda _: 8)
-    assert same is flight
-    while flight.run(None):
+    while not fetch._claimed:
         time.sleep(0)
+    fetch.run(None)
+    assert not ended
     gate.set()
-    assert same.result(10) == 7
+    assert fetch.run_or_wait(10) == Arrival(asked=False)
     runner.join()
     assert runs == [3.0]
-    assert flights.get("kind", "key") is None
+    assert ended == [fetch]
 
 
-def test_a_flight_that_fails_raises_where_its_result_is_asked_for() -> None:
-    """And the next one of its key is a new one."""
-    flights: Flights[int] = Flights()
+def test_a_fetch_that_fails_raises_where_its_result_is_asked_for() -> None:
+    """And it has ended, so that the next one of its key is a new one."""
+    ended: list[SharedFetch] = []
 
-    def work(_timeout: float | None) -> int:
+    def work(_timeout: float | None) -> Arrival:
         raise ZeroDivisionError
 
-    flight = flights.plan("kind", "key", work)
-    assert flight.run(None)
+    fetch = SharedFetch(work, ended.append)
     with pytest.raises(ZeroDivisionError):
-        flight.result(0)
-    assert flights.plan("kind", "key", work) is not flight
+        fetch.run_or_wait(0)
+    assert ended == [fetch]
 
 
 def test_own_time_is_counted_once() -> None:

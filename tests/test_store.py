@@ -19,7 +19,7 @@ from tritonsync.store import Store
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tritonsync.store.store.SECOND_LOOK_S", 0.0)
+    monkeypatch.setattr("tritonsync.times.SECOND_LOOK_S", 0.0)
 
 
 @pytest.fixture

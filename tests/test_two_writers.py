@@ -14,9 +14,8 @@ from tests.bundles import make_bundle, make_kernel
 from tests.raw import RawBucket
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle
-from tritonsync.local import tritondir
-from tritonsync.sync.caches import LocalCaches
-from tritonsync.sync.restore import restore
+from tritonsync.local import triton_cache
+from tritonsync.sync.caches import LocalCaches, restore
 
 BUILDS = ("one", "two")
 
@@ -47,7 +46,7 @@ def put_compile_in_progress(base: Path, build: str) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_no_reader_ever_sees_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two writers and a reader, interleaved a thousand times over every state a bucket and a folder can be in."""
-    monkeypatch.setattr("tritonsync.store.store.SECOND_LOOK_S", 0.0)  # a folder that is a bucket shows nothing half
+    monkeypatch.setattr("tritonsync.times.SECOND_LOOK_S", 0.0)  # a folder that is a bucket shows nothing half
     raw = RawBucket(str(tmp_path / "bucket"))
     rng = random.Random(20261123)
     for number in range(1000):
@@ -58,7 +57,7 @@ def test_no_reader_ever_sees_a_mixture(tmp_path: Path, monkeypatch: pytest.Monke
         local = rng.choice(["empty", "complete", "in progress"])
         stages: dict[str, bytes] = {}
         if local == "complete":
-            tritondir.emit(make_kernel(0, rng.choice(BUILDS)), base / "triton" / "0")
+            triton_cache.emit(make_kernel(0, rng.choice(BUILDS)), base / "triton" / "0")
         elif local == "in progress":
             stages = put_compile_in_progress(base / "triton" / "0", rng.choice(BUILDS))
 

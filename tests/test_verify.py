@@ -9,13 +9,13 @@ import pytest
 from tests.bundles import make_bundle, make_kernel
 from tests.keys import make_key
 from tests.raw import RawBucket
-from tritonsync.audit.catalog import Catalog
-from tritonsync.audit.verify import Verified, verify
 from tritonsync.errors import TritonSyncError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
+from tritonsync.store.catalog import Catalog
+from tritonsync.store.verify import Verified, verify
 
 DAMAGES = ["flip", "truncate", "pad", "empty"]
 

@@ -2,6 +2,8 @@
 
 `import tritonsync` is cheap: public names are loaded when they are first used, so that a program which only carries
 tritonsync along pays nothing for torch, triton, fsspec or a terminal library.
+
+Imports: _version; the rest by name, when it is used.
 """
 
 from __future__ import annotations
@@ -9,18 +11,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tritonsync._version import __version__
+
 if TYPE_CHECKING:
     from tritonsync.bundler import TritonBundler
     from tritonsync.errors import TritonSyncError
     from tritonsync.plugins.autoload import install, uninstall
+    from tritonsync.remote.bucket import Bucket
     from tritonsync.settings import Settings
     from tritonsync.store import Store
 
-__version__ = "0.1.0"
-
-__all__ = ["Settings", "Store", "TritonBundler", "TritonSyncError", "__version__", "install", "uninstall"]
+__all__ = ["Bucket", "Settings", "Store", "TritonBundler", "TritonSyncError", "__version__", "install", "uninstall"]
 
 _HOMES = {
+    "Bucket": "tritonsync.remote.bucket",
     "Settings": "tritonsync.settings",
     "Store": "tritonsync.store",
     "TritonBundler": "tritonsync.bundler",

@@ -1,4 +1,7 @@
-"""`python -m tritonsync`: the command line."""
+"""`python -m tritonsync`: the command line.
+
+Imports: cli.
+"""
 
 from tritonsync.cli import main
 

@@ -3,6 +3,8 @@
 Life cycle, as in PyTorch's class of that name (torch/_inductor/triton_bundler.py, 2.13): `begin_compile` when a compile
 starts, `put` for each kernel, then `collect` to get the bundle or `end_compile` to drop it; `read_and_emit` when a
 bundle came from a cache.
+
+Imports: errors, settings, format, local.
 """
 
 from __future__ import annotations
@@ -18,12 +20,68 @@ from pathlib import Path, PurePath
 
 from tritonsync.errors import BundlerStateError, FormatError, LocalCacheError
 from tritonsync.format.kernel import BINARY_SUFFIXES, Kernel
-from tritonsync.format.triton_bundle import BundleEntry, BundleMetadata, StaticAutotuner, TritonBundle
-from tritonsync.local import tritondir
-from tritonsync.local.tritondir import Outcome
+from tritonsync.local import triton_cache
+from tritonsync.local.triton_cache import Outcome
 from tritonsync.settings import Settings
 
-__all__ = ["AutotunerLoader", "Collected", "Emission", "LoadedAutotuners", "TritonBundler"]
+__all__ = [
+    "AutotunerLoader",
+    "BundleEntry",
+    "BundleMetadata",
+    "Collected",
+    "Emission",
+    "LoadedAutotuners",
+    "StaticAutotuner",
+    "TritonBundle",
+    "TritonBundler",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleEntry:
+    """A note that a kernel was compiled: enough to find it on disk later.
+
+    Attributes:
+        kernel_hash: Triton's name of the kernel's folder.
+        device: index of the device it was compiled for, or None for any.
+        directory: the folder that holds the kernel's folder.
+    """
+
+    kernel_hash: str
+    device: int | None
+    directory: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticAutotuner:
+    """An autotuner whose kernels are launched without Triton; its binaries are kernels of the same bundle.
+
+    Attributes:
+        cache_key: what Inductor looks it up by.
+        kernel_name: the generated kernel function.
+        kernel: the pickled autotuner, opaque here; not shown in the repr.
+    """
+
+    cache_key: str
+    kernel_name: str
+    kernel: bytes = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class TritonBundle:
+    """All kernels and static autotuners of one compile."""
+
+    kernels: tuple[Kernel, ...] = ()
+    static_autotuners: tuple[StaticAutotuner, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class BundleMetadata:
+    """Names for people: of the kernels that were collected or written, and of the static autotuners."""
+
+    cached_kernel_names: tuple[str, ...] = ()
+    statically_launched_kernel_names: tuple[str, ...] = ()
+
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +124,7 @@ class Emission:
 
     Attributes:
         metadata: names of the kernels written and the autotuners loaded; None when disabled.
-        outcomes: how many kernels ended how (`tritondir.Emitted.outcome`).
+        outcomes: how many kernels ended how (`triton_cache.Emitted.outcome`).
         conflicts: hashes of kernels that are here with another binary; a graph that needs them must not be used.
         refused: kernel hash -> why it was not written.
         autotuners: what became of the static autotuners.
@@ -198,7 +256,7 @@ class TritonBundler:
                 log.debug("Leaving out kernel %s: it lost its autotuning", entry.kernel_hash)
                 continue
             try:
-                kernel = tritondir.collect(Path(entry.directory, entry.kernel_hash), entry.device)
+                kernel = triton_cache.collect(Path(entry.directory, entry.kernel_hash), entry.device)
             except (LocalCacheError, FormatError) as exc:
                 log.warning("Leaving out kernel %s: %s", entry.kernel_hash, exc)
                 skipped[entry.kernel_hash] = str(exc)
@@ -234,7 +292,7 @@ class TritonBundler:
         for kernel in bundle.kernels:
             try:
                 base = Path(self._triton_cache_dir(kernel.device))
-                outcome = tritondir.emit(kernel, base, files=self._settings.files).outcome
+                outcome = triton_cache.emit(kernel, base, files=self._settings.files).outcome
             except FormatError as exc:
                 log.warning("Not writing kernel %s: %s", kernel.hash, exc)
                 refused[kernel.hash] = str(exc)

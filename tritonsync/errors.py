@@ -1,4 +1,6 @@
-"""Every exception that tritonsync raises. This file imports nothing.
+"""Every exception that tritonsync raises.
+
+Imports: nothing.
 
 ::
 
@@ -18,11 +20,14 @@
     │   ├── BucketNotFoundError (FileNotFoundError)
     │   ├── RemoteTimeoutError (TimeoutError)     it did not answer in time
     │   └── RemoteOffError                        not asked: the waiting budget is spent or the breaker is open
+    ├── NotInBucketError (LookupError)            what was named is not in the bucket, or its name means several things
+    │   └── UnknownWorkloadError                  ... a workload
     ├── BundlerStateError (RuntimeError)          begin_compile inside begin_compile
     └── ColdStartError (RuntimeError)             a run that had to be warm compiled something
 
-Each class also inherits the builtin that a caller would catch anyway. All of them survive pickling (Inductor's
-compile workers send exceptions between processes), because each holds nothing but its message.
+Each class also inherits the builtin that a caller would catch anyway. Facts that a caller may want to act on are
+attributes, as far as the place that raises knows them: `url`, `object_name` (below the URL), `path`, `variable`,
+`workload`. All survive pickling: Inductor's compile workers send exceptions between processes.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ __all__ = [
     "ManifestError",
     "MissingExtraError",
     "NewerFormatError",
+    "NotInBucketError",
     "PackError",
     "RemoteError",
     "RemoteOffError",
@@ -45,12 +51,35 @@ __all__ = [
     "SettingsError",
     "TritonSyncError",
     "TrustError",
+    "UnknownWorkloadError",
     "ValueSplitError",
 ]
 
 
 class TritonSyncError(Exception):
-    """The base of all of them."""
+    """The base of all of them.
+
+    Attributes:
+        url: the bucket's URL, where it is about a bucket.
+        object_name: the object or prefix below the URL.
+        path: the file or folder of this host.
+        variable: the environment variable that is to be set or corrected.
+        workload: the workload's name.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        url: str | None = None,
+        object_name: str | None = None,
+        path: str | None = None,
+        variable: str | None = None,
+        workload: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.url, self.object_name, self.path = url, object_name, path
+        self.variable, self.workload = variable, workload
 
 
 class SettingsError(TritonSyncError, ValueError):
@@ -111,6 +140,14 @@ class RemoteTimeoutError(RemoteError, TimeoutError):
 
 class RemoteOffError(RemoteError):
     """The bucket was not asked: the waiting budget is spent, or its breaker is open."""
+
+
+class NotInBucketError(TritonSyncError, LookupError):
+    """What was named is not in the bucket, or the name means more than one thing there."""
+
+
+class UnknownWorkloadError(NotInBucketError):
+    """The bucket holds no workload of this name that can be loaded; `workload` and `url` say which."""
 
 
 class BundlerStateError(TritonSyncError, RuntimeError):

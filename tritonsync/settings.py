@@ -2,6 +2,8 @@
 
 Each setting is taken from the argument, else from its variable, else from the default; an empty variable counts as
 unset. A value that cannot be understood is a `SettingsError` that names the variable.
+
+Imports: errors, times.
 """
 
 from __future__ import annotations
@@ -12,17 +14,15 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, cast, get_args
 
+from tritonsync import times
 from tritonsync.errors import SettingsError
 
-__all__ = ["MAX_SECONDS", "VARIABLES", "Files", "Mode", "Settings"]
+__all__ = ["VARIABLES", "Files", "Mode", "Settings"]
 
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
 
 T = TypeVar("T")
-
-#: No wait takes longer, in seconds; clocks and locks have limits of their own.
-MAX_SECONDS = 86_400.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Settings:
     enabled: bool | None = None
     workload: str | None = None
     files: Files = "all"
-    budget_s: float = 20.0
-    flush_s: float = 30.0
+    budget_s: float = times.BUDGET_S
+    flush_s: float = times.FLUSH_S
     signing_key: str | None = None
     trusted_keys: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
@@ -112,9 +112,11 @@ def _seconds(variable: str, text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= MAX_SECONDS:
-        limits = f"0 to {MAX_SECONDS:g}"
-        raise SettingsError(f"{variable}={text!r} is not a number of seconds ({limits}); give one, such as 20")
+    if not 0 <= seconds <= times.MAX_S:
+        limits = f"0 to {times.MAX_S:g}"
+        raise SettingsError(
+            f"{variable}={text!r} is not a number of seconds ({limits}); give one, such as 20", variable=variable
+        )
     return seconds
 
 
@@ -123,7 +125,7 @@ def _switch(variable: str, text: str) -> bool:
         return True
     if text.lower() in ("0", "false", "no", "off"):
         return False
-    raise SettingsError(f"{variable}={text!r} is neither on nor off; set it to 1 or 0")
+    raise SettingsError(f"{variable}={text!r} is neither on nor off; set it to 1 or 0", variable=variable)
 
 
 def _torch_switch(_variable: str, text: str) -> bool:
@@ -134,7 +136,7 @@ def _torch_switch(_variable: str, text: str) -> bool:
 def _choice(options: tuple[T, ...]) -> Callable[[str, str], T]:
     def parse(variable: str, text: str) -> T:
         if text.lower() not in options:
-            raise SettingsError(f"{variable}={text!r} is none of {', '.join(map(str, options))}")
+            raise SettingsError(f"{variable}={text!r} is none of {', '.join(map(str, options))}", variable=variable)
         return cast("T", text.lower())
 
     return parse
@@ -150,7 +152,7 @@ def _json_object(variable: str, text: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise SettingsError(f'{variable} is not a JSON object; give one, such as {{"anon": true}}')
+        raise SettingsError(f'{variable} is not a JSON object; give one, such as {{"anon": true}}', variable=variable)
     return value
 
 

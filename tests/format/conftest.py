@@ -19,7 +19,7 @@ from tests.kernels import CompiledKernels
 from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle, Digest
-from tritonsync.format.kernel import Kernel, KernelFile, unplace
+from tritonsync.format.kernel import Kernel, KernelFile, relocate_out
 from tritonsync.format.manifest import Environment, Manifest
 
 # The hosts that run tests are shared: a slow example is no failure.
@@ -50,7 +50,9 @@ def vit_kernels(h200_vit: Path) -> dict[str, Kernel]:
 def _stored(folder: Path) -> Kernel:
     group = json.loads(next(folder.glob("__grp__*")).read_text())
     baked_in = os.path.dirname(next(iter(group["child_paths"].values())))  # noqa: PTH120 - a path of another host
-    files = [KernelFile(path.name, unplace(path.name, path.read_bytes(), baked_in)) for path in folder.iterdir()]
+    files = [
+        KernelFile(path.name, relocate_out(path.name, path.read_bytes(), (baked_in,))) for path in folder.iterdir()
+    ]
     return Kernel(folder.name, 0, tuple(files))
 
 

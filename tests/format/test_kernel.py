@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.format.strategies import contents, names, unique_files
 from tritonsync.errors import FormatError, HostileNameError
-from tritonsync.format import fxvalue
-from tritonsync.format.kernel import MAX_DEVICE, SENTINEL, Kernel, KernelFile, content_id, place, unplace
+from tritonsync.format.kernel import MAX_DEVICE, SENTINEL, Kernel, KernelFile, content_id, relocate_in, relocate_out
+from tritonsync.format.value import split
 
 FILES = (KernelFile("add.cubin", b"\x7fELF"), KernelFile("add.json", b"{}"), KernelFile("__grp__add.json", b"{}"))
 
@@ -82,24 +82,24 @@ def test_paths_are_replaced_and_put_back(folder: str, name: str) -> None:
     group = json.dumps({"child_paths": {name: f"{directory}/{name}"}}).encode()
     if SENTINEL in group:
         return
-    stored = unplace("__grp__x.json", group, directory)
-    assert place("__grp__x.json", stored, directory) == group
-    moved = json.loads(place("__grp__x.json", stored, '/else/"where"\\é'))
+    stored = relocate_out("__grp__x.json", group, (directory,))
+    assert relocate_in("__grp__x.json", stored, directory) == group
+    moved = json.loads(relocate_in("__grp__x.json", stored, '/else/"where"\\é'))
     assert moved == {"child_paths": {name: f'/else/"where"\\é/{name}'}}
 
 
 def test_only_json_files_are_rewritten() -> None:
     """Binaries may hold the sentinel or the path; a `.json` that holds the sentinel could not be put back."""
     data = SENTINEL + b"/tmp/x"
-    assert unplace("a.cubin", data, "/tmp/x") == data
-    assert place("a.cubin", data, "/tmp/y") == data
+    assert relocate_out("a.cubin", data, ("/tmp/x",)) == data
+    assert relocate_in("a.cubin", data, "/tmp/y") == data
     with pytest.raises(FormatError, match="REPLACE"):
-        unplace("a.json", data, "/tmp/x")
+        relocate_out("a.json", data, ("/tmp/x",))
 
 
 def test_folders_and_values_agree(vit_kernels: dict[str, Kernel], vit_fx: bytes) -> None:
     """On a real cache, the kernels that torch put into the FX value are those of the folders, byte for byte."""
-    bundled = {kernel.hash: kernel for kernel in fxvalue.split(vit_fx).kernels}
+    bundled = {kernel.hash: kernel for kernel in split(vit_fx).kernels}
     assert len(bundled) == 14
     assert bundled == vit_kernels
 
@@ -108,5 +108,5 @@ def test_real_groups_are_placed(h200_vit: Path, vit_kernels: dict[str, Kernel]) 
     """After placing, a real group file lists paths in the new folder and nothing of the old one."""
     for kernel in vit_kernels.values():
         group = next(file for file in kernel.files if file.name.startswith("__grp__"))
-        listed = json.loads(place(group.name, group.payload, "/new/place"))["child_paths"]
+        listed = json.loads(relocate_in(group.name, group.payload, "/new/place"))["child_paths"]
         assert listed == {file.name: f"/new/place/{file.name}" for file in kernel.files if file != group}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.format.strategies import NAME_CHARACTERS, names, texts
 from tritonsync.errors import HostileNameError
-from tritonsync.format.names import check_name, check_text, safe_key, workload_key
+from tritonsync.format.layout import check_name, check_text, safe_key, workload_key
 
 HOSTILE = ["", ".", "..", "a/b", "/a", "a\\b", "a\n", "\na", "a\0", " ", "é", "..\\x", "C:", "x" * 256, "\ud800", "a*"]
 

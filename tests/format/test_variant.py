@@ -1,8 +1,7 @@
 import re
 
 from tests.format.conftest import Dynamic
-from tritonsync.format.facts import ValueFacts, read_facts
-from tritonsync.format.variant import UNKNOWN_CPU, variant_of
+from tritonsync.format.facts import UNKNOWN_CPU, ValueFacts, read_facts, variant_of
 
 
 def test_nothing_to_tell_apart_is_default(vit_fx: bytes, vit_aot: bytes) -> None:

@@ -190,7 +190,7 @@ def tritonsync_counts() -> dict[str, float]:
     from tritonsync.session import session
 
     now = session.current()
-    return {} if now is None else dataclasses.asdict(now.counters.now)
+    return {} if now is None else dataclasses.asdict(now.counts)
 
 
 def synchronize(device: str) -> None:

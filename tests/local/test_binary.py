@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.kernels import CompiledKernels, file_of
-from tritonsync.local.binary import is_elf, is_whole_elf
+from tritonsync.local.presence import is_elf, is_whole_elf
 
 
 def test_a_real_cubin_is_whole(compiled_kernels: CompiledKernels) -> None:

@@ -15,8 +15,8 @@ from tests.kernels import CompiledKernels, Upstream, age, contents, file_of, not
 from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.kernel import Kernel, KernelFile
 from tritonsync.local import emit as emit_module
-from tritonsync.local.atomic import write_new
-from tritonsync.local.tritondir import collect, emit
+from tritonsync.local.files import write_new
+from tritonsync.local.triton_cache import collect, emit
 
 GROUP = "__grp__scale_kernel.json"
 FACTS = "scale_kernel.json"

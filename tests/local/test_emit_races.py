@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.kernels import CompiledKernels, age, contents, file_of, with_file
 from tritonsync.format.kernel import Kernel
-from tritonsync.local.tritondir import collect, emit, sweep
+from tritonsync.local.triton_cache import collect, emit, sweep
 
 WRITERS = 32
 #: Enough folders that the processes get into each other's way even on few cores.
@@ -27,7 +27,7 @@ COPIES = sorted(f"{first}{second}".ljust(52, "A") for first in "ABCDE" for secon
 #: A child that emits the same kernels into ever new folders, until it is killed.
 ENDLESS = """
 import pathlib, sys
-from tritonsync.local.tritondir import collect, emit
+from tritonsync.local.triton_cache import collect, emit
 source, base = map(pathlib.Path, sys.argv[1:])
 kernels = [collect(folder, 0) for folder in sorted(source.iterdir())]
 print("ready", flush=True)

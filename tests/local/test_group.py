@@ -9,7 +9,7 @@ import pytest
 
 from tests.kernels import CompiledKernels, file_of, with_file
 from tritonsync.errors import FormatError
-from tritonsync.local.group import baked_directories, children, is_group, launch_files, place_group
+from tritonsync.local.group import baked_directories, children, is_group, launch_files, relocate_group
 
 HASH = "A" * 52
 
@@ -76,7 +76,7 @@ def test_a_whole_group_is_placed_as_triton_wrote_it(compiled_kernels: CompiledKe
     kernel = compiled_kernels.kernel()
     group = file_of(kernel, "__grp__")
     folder = compiled_kernels.directory / kernel.hash
-    placed = place_group(kernel, group.name, group.payload, {file.name for file in kernel.files}, str(folder))
+    placed = relocate_group(kernel, group.name, group.payload, {file.name for file in kernel.files}, str(folder))
     assert placed == (folder / group.name).read_bytes()
 
 
@@ -84,7 +84,7 @@ def test_a_group_lists_what_is_emitted(compiled_kernels: CompiledKernels, tmp_pa
     """For fewer files, it lists exactly these, at their new place."""
     kernel = compiled_kernels.kernel()
     group = file_of(kernel, "__grp__")
-    placed = place_group(kernel, group.name, group.payload, launch_files(kernel), str(tmp_path))
+    placed = relocate_group(kernel, group.name, group.payload, launch_files(kernel), str(tmp_path))
     assert json.loads(placed) == {
         "child_paths": {name: str(tmp_path / name) for name in ("scale_kernel.cubin", "scale_kernel.json")}
     }
@@ -94,7 +94,7 @@ def test_a_list_of_names_becomes_a_group_that_triton_reads(compiled_kernels: Com
     """RemoteCacheManager's form is never written: FileCacheManager fails on it."""
     kernel = compiled_kernels.kernel()
     name = file_of(kernel, "__grp__").name
-    placed = place_group(kernel, name, b'{"child_paths": ["scale_kernel.json"]}', {"scale_kernel.json"}, "/c")
+    placed = relocate_group(kernel, name, b'{"child_paths": ["scale_kernel.json"]}', {"scale_kernel.json"}, "/c")
     assert json.loads(placed) == {"child_paths": {"scale_kernel.json": "/c/scale_kernel.json"}}
 
 
@@ -104,8 +104,8 @@ def test_half_a_kernel_has_no_group(compiled_kernels: CompiledKernels) -> None:
     group = file_of(kernel, "__grp__")
     names = {file.name for file in kernel.files}
     with pytest.raises(FormatError, match="does not list"):
-        place_group(kernel, group.name, b"", names, "/c")
+        relocate_group(kernel, group.name, b"", names, "/c")
     for suffix in (".cubin", ".json"):
         missing = file_of(kernel, suffix).name
         with pytest.raises(FormatError, match=f"lacks {missing}"):
-            place_group(with_file(kernel, missing, None), group.name, group.payload, names - {missing}, "/c")
+            relocate_group(with_file(kernel, missing, None), group.name, group.payload, names - {missing}, "/c")

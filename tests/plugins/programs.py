@@ -187,19 +187,21 @@ def unknown_torch(url: str) -> None:
 
 #: Functions of ours on the ways that torch's calls take.
 _TARGETS = {
-    "Session.join": "tritonsync.session.session",
-    "Session.obtain": "tritonsync.session.session",
-    "Session.publish_value": "tritonsync.session.session",
-    "Session.note_used": "tritonsync.session.session",
-    "Session.lookup": "tritonsync.session.session",
-    "Session.publish_newest": "tritonsync.session.session",
+    "Session.look_up": "tritonsync.session.session",
+    "Session.enqueue_value": "tritonsync.session.session",
+    "Session.newest": "tritonsync.session.session",
+    "Session.enqueue_newest": "tritonsync.session.session",
+    "GraphLookup.more": "tritonsync.session.lookup",
+    "GraphLookup.taken": "tritonsync.session.lookup",
+    "GraphLookup._fetch_graphs_of": "tritonsync.session.lookup",
+    "GraphLookups.begin": "tritonsync.session.lookup",
+    "GraphLookups.note_offered": "tritonsync.session.lookup",
     "Incoming.names": "tritonsync.session.incoming",
-    "Incoming.expect": "tritonsync.session.incoming",
+    "Incoming.fetch_variants": "tritonsync.session.incoming",
     "Outgoing.note_graph": "tritonsync.session.outgoing",
-    "Outgoing.value": "tritonsync.session.outgoing",
+    "Outgoing.enqueue_value": "tritonsync.session.outgoing",
+    "WorkloadRecord.note": "tritonsync.session.workload",
     "Counters.add": "tritonsync.session.counters",
-    "GraphCaches._expect_graphs": "tritonsync.plugins.graphs",
-    "GraphCaches._note_offered": "tritonsync.plugins.graphs",
 }
 
 

@@ -13,8 +13,8 @@ import pytest
 from tests.plugins.conftest import ROOT, Worker
 from tests.raw import RawBucket
 from tests.servers import Place, Server
-from tritonsync.audit.catalog import Catalog
-from tritonsync.audit.verify import verify
+from tritonsync.store.catalog import Catalog
+from tritonsync.store.verify import verify
 
 PUBLISH_AND_LEAVE = """
 import sys

@@ -17,8 +17,8 @@ from tests.plugins.conftest import Worker
 from tests.plugins.plain import PROGRAM, PlainWorker, hits, hot, plain_worker, triton_path
 from tests.raw import RawBucket
 from tests.servers import Server
-from tritonsync.local import tritondir
-from tritonsync.session.loose import MAX_MISSES, MAX_MISSES_OF_STRANGERS
+from tritonsync.local import triton_cache
+from tritonsync.session.plain_kernels import MAX_MISSES, MAX_MISSES_OF_STRANGERS
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.pull import pull
 
@@ -117,7 +117,7 @@ def test_bundles_hold_one_kernel_each(plain_worker: PlainWorker, tmp_path: Path)
     store = bucket.store()
     for key in hashes:
         [loaded] = store.load("triton", key).bundles
-        assert loaded.bundle.kernels == (tritondir.collect(cache / key, None),)
+        assert loaded.bundle.kernels == (triton_cache.collect(cache / key, None),)
         assert loaded.manifest.compile_seconds > 0
         assert loaded.manifest.environment.triton is not None
     [listed] = store.load("workload", "mine").bundles

@@ -14,7 +14,7 @@ from tests.plugins.plain import PlainWorker, hits, hot, plain_worker
 from tests.raw import RawBucket
 from tests.servers import Server
 from tritonsync.format.bundle import Bundle
-from tritonsync.local import tritondir
+from tritonsync.local import triton_cache
 
 __all__ = ["plain_worker"]
 
@@ -97,7 +97,7 @@ def test_a_bundle_of_another_kernel_is_refused(plain_worker: PlainWorker, withou
     """What lies under a kernel's hash must be that kernel."""
     bucket, cache = RawBucket(str(tmp_path / "bucket")), tmp_path / "cache"
     plain_worker.run("compile_kernels", 2, cache=cache)
-    one, two = (tritondir.collect(folder, None) for folder in sorted(cache.iterdir()))
+    one, two = (triton_cache.collect(folder, None) for folder in sorted(cache.iterdir()))
     assert one is not None
     assert two is not None
     store = bucket.store()

@@ -12,8 +12,8 @@ from tests.plugins.plain import PROGRAM, PlainWorker, hits, hot, plain_worker
 from tests.raw import RawBucket
 from tests.servers import Server
 from tritonsync.format import pack
+from tritonsync.format.layout import parse_manifest_name
 from tritonsync.format.manifest import decode
-from tritonsync.format.objects import parse_manifest_name
 
 __all__ = ["plain_worker"]
 

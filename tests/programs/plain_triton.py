@@ -51,7 +51,7 @@ def build(count: int) -> list[dict[str, Any]]:
 
 def finish(**said: Any) -> None:
     manager = knobs.cache.manager_class
-    heavy = ("fsspec", "torch", "tritonsync.session.session", "tritonsync.plugins.kernels")
+    heavy = ("fsspec", "torch", "tritonsync.session.session", "tritonsync.plugins.triton_kernels")
     said |= {
         "triton": triton.__version__,
         "manager": None if manager is None else manager.__name__,
@@ -173,20 +173,20 @@ def forked(count: str) -> None:
 
 def broken(folder: str) -> None:
     """Compile while each function of ours that Triton calls, and some below, raises in turn."""
-    from tritonsync.local import tritondir
-    from tritonsync.plugins import kernels as ours
+    from tritonsync.local import triton_cache
+    from tritonsync.plugins import triton_kernels as ours
     from tritonsync.session import session
-    from tritonsync.session.loose import LooseKernels
+    from tritonsync.session.plain_kernels import PlainKernels
     from tritonsync.session.session import Session
 
     owners = [
         (session, "current"),
-        (Session, "obtain_kernel"),
-        (Session, "publish"),
-        (LooseKernels, "fetch"),
-        (LooseKernels, "use"),
-        (LooseKernels, "renewed"),
-        (tritondir, "emit"),
+        (Session, "fetch_kernel"),
+        (Session, "enqueue_kernel"),
+        (PlainKernels, "fetch"),
+        (PlainKernels, "note_used"),
+        (PlainKernels, "note_made"),
+        (triton_cache, "emit"),
         (ours, "is_group_usable"),
         (ours, "is_damaged"),
         (ours, "_variant_of"),

@@ -22,7 +22,7 @@ from tritonsync.errors import (
     RemoteOffError,
     SettingsError,
 )
-from tritonsync.format.objects import MARKER, MARKER_CONTENT
+from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT
 from tritonsync.remote.bucket import Bucket
 
 #: Places, by the name of the fixture or the kind of URL. Three honour the condition of create-only writes.
@@ -140,22 +140,22 @@ class TestContract:
     def test_probe_writes_the_marker_once(self, bucket: Bucket) -> None:
         """The first probe creates the marker, later ones find it."""
         assert bucket.probe(write=False) == "read-only"
-        assert bucket.get(MARKER) is None
+        assert bucket.get(FORMAT_OBJECT) is None
         assert bucket.probe() == "read-write"
-        assert bucket.get(MARKER) == MARKER_CONTENT
+        assert bucket.get(FORMAT_OBJECT) == FORMAT_CONTENT
         assert bucket.probe() == "read-write"
 
     def test_probe_refuses_a_newer_format(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
         """A bucket of a newer tritonsync is left as it is, and said to be one."""
-        put(MARKER, b'{"format": 2}')
+        put(FORMAT_OBJECT, b'{"format": 2}')
         with pytest.raises(NewerFormatError, match=r"tritonsync\.json says format 2.*upgrade"):
             bucket.probe()
-        assert bucket.get(MARKER) == b'{"format": 2}'
+        assert bucket.get(FORMAT_OBJECT) == b'{"format": 2}'
 
     def test_probe_refuses_a_file_that_is_no_marker(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
         """A file of that name that says no format is not taken for a marker."""
         for content in (b"", b"{", b"[1]", b"{}", b'{"format": "1"}', b'{"format": 0}', b'{"format": true}', b"\xff"):
-            put(MARKER, content)
+            put(FORMAT_OBJECT, content)
             with pytest.raises(FormatError, match="is not the marker"):
                 bucket.probe()
 
@@ -255,7 +255,7 @@ def test_a_bucket_without_a_prefix_is_used_from_its_root(kind: str, request: pyt
         assert bucket.list("") == {}
         assert bucket.probe() == "read-write"
         bucket.create("a/object", b"x")
-        assert set(bucket.list("")) == {MARKER, "a/object"}
+        assert set(bucket.list("")) == {FORMAT_OBJECT, "a/object"}
         assert list(bucket.list("a/")) == ["a/object"]
 
 
@@ -422,4 +422,4 @@ def test_a_filesystem_may_answer_nothing_with_a_list() -> None:
         assert bucket.list("a/") == {}
         assert bucket.probe() == "read-write"
         assert bucket.probe(write=False) == "read-only"
-        assert bucket.list("") == {MARKER: bucket.list("")[MARKER]}
+        assert bucket.list("") == {FORMAT_OBJECT: bucket.list("")[FORMAT_OBJECT]}

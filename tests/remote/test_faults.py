@@ -19,12 +19,12 @@ from tritonsync.errors import (
     RemoteOffError,
     RemoteTimeoutError,
 )
-from tritonsync.format.objects import MARKER, MARKER_CONTENT
+from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT
 from tritonsync.remote.bucket import Bucket
-from tritonsync.remote.patience import Patience
+from tritonsync.remote.waiting import RetryPolicy
 
 #: Quick enough for tests; the same rules.
-QUICK = Patience(pause=0.01, max_pause=0.05, deadline=20.0, connect_timeout=1.0, read_timeout=1.0)
+QUICK = RetryPolicy(pause=0.01, max_pause=0.05, deadline=20.0, connect_timeout=1.0, read_timeout=1.0)
 
 
 @pytest.fixture(params=["s3", "gs"])
@@ -99,7 +99,7 @@ def test_what_does_not_pass_is_raised_after_all_attempts(bucket: Bucket, proxy: 
 
 def test_the_breaker_leaves_a_failing_bucket_alone(place: Place, proxy: FaultProxy) -> None:
     """After five failed calls nothing is sent; when the pause is over one call tries, and all is well again."""
-    patience = Patience(attempts=1, breaker_failures=5, breaker_pause=0.5)
+    patience = RetryPolicy(attempts=1, breaker_failures=5, breaker_pause=0.5)
     with Bucket(place.url, storage_options=place.options, patience=patience) as bucket:
         proxy.fail(answer(500), times=100, method="GET")
         for _ in range(5):
@@ -239,7 +239,7 @@ def test_a_silent_server_ends_at_the_deadline(verb: str, place: Place, proxy: Fa
 
 def test_silence_is_cut_and_asked_again_within_the_deadline(place: Place, proxy: FaultProxy) -> None:
     """The read time-out ends one silent connection, and the next one answers."""
-    patience = Patience(read_timeout=0.5, pause=0.01, deadline=30)
+    patience = RetryPolicy(read_timeout=0.5, pause=0.01, deadline=30)
     with Bucket(place.url, storage_options=place.options, patience=patience) as bucket:
         bucket.list("")
         proxy.fail(hang(), method="GET")
@@ -334,12 +334,12 @@ class TestProbe:
         """S3 answers 403 for a marker that is not there yet; once written, it can be read."""
         s3_proxy.fail(s3_error(403, "AccessDenied"), times=1, method="GET")
         assert s3.probe() == "read-write"
-        assert s3.get(MARKER) == MARKER_CONTENT
+        assert s3.get(FORMAT_OBJECT) == FORMAT_CONTENT
 
 
 def test_an_upload_that_hangs_is_tried_again(proxy: FaultProxy, place: Place) -> None:
     """One attempt does not use up the time of all, even if the client's own read timeout notices nothing."""
-    patience = Patience(pause=0.01, deadline=30.0, read_timeout=300.0, upload_attempt=1.0)
+    patience = RetryPolicy(pause=0.01, deadline=30.0, read_timeout=300.0, upload_attempt=1.0)
     method = "POST" if place.url.startswith("gs://") else "PUT"
     with Bucket(place.url, storage_options=place.options, patience=patience) as bucket:
         proxy.fail(hang(), method=method)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faultproxy import FaultProxy, answer
 from tests.servers import Place, Server, run_rclone, upload_to_gcs
-from tritonsync.format.objects import MARKER
+from tritonsync.format.layout import FORMAT_OBJECT
 from tritonsync.remote.bucket import Bucket
 
 
@@ -126,7 +126,7 @@ def test_a_probe_is_two_requests(bucket: Bucket, proxy: FaultProxy) -> None:
     """One reads the marker, one tries to create it; the first time and later."""
     for number in (2, 4):
         assert bucket.probe() == "read-write"
-        assert proxy.count() == proxy.count(path=MARKER) + proxy.count("POST") == bucket.stats.requests == number
+        assert proxy.count() == proxy.count(path=FORMAT_OBJECT) + proxy.count("POST") == bucket.stats.requests == number
 
 
 @pytest.mark.parametrize("server", ["rclone_server", "fakegcs_server"])

@@ -1,13 +1,14 @@
-"""The command line: parses, calls, prints; computes nothing.
+"""The command line: parses, calls, prints. It may not compute anything.
 
 ::
 
     app.py       the program: its commands, and what becomes of errors
     options.py   options that several commands have, and what is opened with them
     output.py    text, tables, progress bars, JSON
-    describe.py  bundles and kernels as text
-    demo.py, push.py, pull.py, look.py (ls, show), verify.py, run.py
-                 one command each
+    transfer.py (push, pull), look.py (ls, show), verify.py, run.py, demo.py
+                 the commands
+
+Imports: errors, times, settings, _version, format, local, remote, store, sync, watch, demo.
 """
 
 import io

@@ -10,8 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-import tritonsync
-from tritonsync.cli import demo, look, pull, push, run, verify
+from tritonsync._version import __version__
+from tritonsync.cli import demo, look, run, transfer, verify
 from tritonsync.cli.options import Json
 from tritonsync.cli.output import Output, complain
 from tritonsync.errors import TritonSyncError
@@ -54,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo.demo, push.push, pull.pull, look.ls, look.show, verify.verify):
+for command in (demo.demo, transfer.push, transfer.pull, look.ls, look.show, verify.verify):
     app.command()(command)
 app.command(context_settings=run.RUN_SETTINGS)(run.run)
 
@@ -62,7 +62,7 @@ app.command(context_settings=run.RUN_SETTINGS)(run.run)
 @app.command()
 def version(as_json: Json = False) -> None:
     """Print the version."""
-    Output(as_json).result({"version": tritonsync.__version__}, f"tritonsync {tritonsync.__version__}")
+    Output(as_json).result({"version": __version__}, f"tritonsync {__version__}")
 
 
 class _Lines(logging.Handler):

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from tritonsync.cli.options import DEFAULT_TIMEOUT_S, Connection, Json, StorageOptions, Timeout, Url
+from tritonsync import times
+from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
 from tritonsync.cli.output import Output
 
 __all__ = ["demo"]
@@ -25,7 +26,7 @@ def demo(
     url: Url = None,
     kernels: Kernels = 12,
     storage_options: StorageOptions = None,
-    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
 ) -> None:
     """Compile, push and pull kernels, and see them reused.
@@ -34,7 +35,7 @@ def demo(
     whether it takes every one from there. Needs no GPU. Without a bucket a temporary folder is used; in a bucket the
     kernels stay.
     """
-    from tritonsync.demo.run import demo as run_demo
+    from tritonsync.demo import demo as run_demo
 
     output = Output(as_json)
     with tempfile.TemporaryDirectory(prefix="tritonsync-demo-") as folder:

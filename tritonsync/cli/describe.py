@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from tritonsync.audit.catalog import Entry, KernelPlace
 from tritonsync.cli.output import age, amount, size
 from tritonsync.errors import FormatError
+from tritonsync.format.layout import BundlePlace
 from tritonsync.format.manifest import Manifest
-from tritonsync.format.objects import BundlePlace
 from tritonsync.format.workload import workload_of_manifest
+from tritonsync.store.catalog import Entry, KernelPlace
 
 __all__ = ["HEADERS", "bundle_text", "described", "document", "kernel_text", "row"]
 

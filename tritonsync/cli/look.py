@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tritonsync.cli.options import DEFAULT_TIMEOUT_S, Connection, Json, StorageOptions, Timeout, Url
+from tritonsync import times
+from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
 from tritonsync.cli.output import Output, amount, complain, size
 
 __all__ = ["ls", "show"]
@@ -30,13 +31,13 @@ def ls(
     limit: Limit = 100,
     url: Url = None,
     storage_options: StorageOptions = None,
-    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
 ) -> None:
     """List the bundles in the bucket, newest first."""
-    from tritonsync.audit.catalog import Catalog
     from tritonsync.cli.describe import HEADERS, described, row
     from tritonsync.format.bundle import KINDS
+    from tritonsync.store.catalog import Catalog
     from tritonsync.store.keys import trust_of
 
     if kind is not None and kind not in KINDS:
@@ -71,15 +72,15 @@ def show(
     key: Key,
     url: Url = None,
     storage_options: StorageOptions = None,
-    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
 ) -> None:
     """Show what lies under a key.
 
     Where and with what it was made, its kernels and payloads, and for a workload what it lists.
     """
-    from tritonsync.audit.catalog import Catalog
     from tritonsync.cli.describe import bundle_text, document, kernel_text
+    from tritonsync.store.catalog import Catalog
     from tritonsync.store.keys import trust_of
 
     output = Output(as_json)

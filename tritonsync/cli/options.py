@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tritonsync import times
 from tritonsync.errors import LocalCacheError, SettingsError
-from tritonsync.settings import MAX_SECONDS, VARIABLES, Settings
+from tritonsync.settings import VARIABLES, Settings
 
 if TYPE_CHECKING:
     from tritonsync.format.manifest import Environment
@@ -28,9 +29,6 @@ __all__ = [
     "Workload",
     "local_caches",
 ]
-
-#: Seconds that a request may take with its repetitions: a command is asked to get something done, so it is patient.
-DEFAULT_TIMEOUT_S = 300.0
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -66,7 +64,7 @@ Timeout = Annotated[
     typer.Option(
         "--timeout",
         min=0.1,
-        max=MAX_SECONDS,
+        max=times.MAX_S,
         metavar="SECONDS",
         help="For each request to the bucket, repetitions included.",
     ),
@@ -123,13 +121,13 @@ class Connection:
         otherwise: str | None = None,
     ) -> None:
         from tritonsync.remote.bucket import Bucket
-        from tritonsync.remote.patience import Patience
+        from tritonsync.remote.waiting import RetryPolicy
 
         self.settings = Settings.from_env(url=url, storage_options=storage_options)
         found = self.settings.url or otherwise
         if found is None:
             raise typer.BadParameter(f"no bucket: give --url, or set {VARIABLES['url'][0]}")
-        patience = Patience(read_timeout=min(60.0, timeout), deadline=timeout)
+        patience = RetryPolicy(read_timeout=min(60.0, timeout), deadline=timeout)
         self.bucket: Bucket = Bucket(found, storage_options=self.settings.storage_options, patience=patience)
         context.call_on_close(self.bucket.close)
 
@@ -153,7 +151,7 @@ class Connection:
         Raises:
             HostileNameError: it cannot be one.
         """
-        from tritonsync.format.names import check_key, workload_key
+        from tritonsync.format.layout import check_key, workload_key
 
         name = given or self.settings.workload
         if not name:
@@ -195,7 +193,7 @@ def local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path
     Raises:
         LocalCacheError: an option names what is no folder.
     """
-    from tritonsync.local.inductordir import default_inductor_dir
+    from tritonsync.local.inductor_cache import default_inductor_dir
     from tritonsync.sync.caches import LocalCaches
 
     for option, given in (("--inductor-dir", inductor_dir), ("--triton-dir", triton_dir)):

@@ -10,9 +10,10 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from tritonsync.sync.parallel import Progress
+if TYPE_CHECKING:
+    from tritonsync.remote.threads import Progress
 
 __all__ = ["Output", "age", "amount", "complain", "size"]
 

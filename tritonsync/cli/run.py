@@ -37,7 +37,7 @@ def run(
     compiled anew by torch on every machine, and does not count.
     """
     from tritonsync.settings import Settings
-    from tritonsync.watch.watch import watch
+    from tritonsync.watch.run import watch
 
     if report is not None and not report.parent.is_dir():
         raise SettingsError(f"--report {report}: there is no folder {report.parent}")

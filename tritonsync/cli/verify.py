@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from tritonsync.cli.options import DEFAULT_TIMEOUT_S, Connection, Json, StorageOptions, Timeout, Url
+from tritonsync import times
+from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
 from tritonsync.cli.output import Output, amount, complain, size
 
 __all__ = ["verify"]
@@ -32,7 +33,7 @@ def verify(
     delete_bad: DeleteBad = False,
     url: Url = None,
     storage_options: StorageOptions = None,
-    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
 ) -> None:
     """Read everything again and check every hash.
@@ -40,9 +41,9 @@ def verify(
     Names each object that is bad, and exits with 1 if there is one. Signatures are checked where keys are trusted. What
     is missing but made up for by another object is a warning: it loads, and the next push adds it.
     """
-    from tritonsync.audit.catalog import Catalog
-    from tritonsync.audit.verify import verify as verify_bundles
+    from tritonsync.store.catalog import Catalog
     from tritonsync.store.keys import trust_of
+    from tritonsync.store.verify import verify as verify_bundles
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)

@@ -16,7 +16,7 @@ import msgspec
 
 from tritonsync.errors import FormatError
 from tritonsync.format.kernel import Kernel
-from tritonsync.format.names import check_key, check_name, check_text
+from tritonsync.format.layout import check_key, check_name, check_text
 
 __all__ = ["CHANGING", "DEFAULT_VARIANT", "GRAPHS", "KINDS", "Bundle", "Digest", "Payload"]
 

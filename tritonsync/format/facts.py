@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
+import json
 import re
 from collections.abc import Iterator
 
 from tritonsync.errors import ValueSplitError
-from tritonsync.format.inert import Instance, Reading, read
+from tritonsync.format.bundle import DEFAULT_VARIANT
+from tritonsync.format.pickle_reader import Instance, Reading, read
 
-__all__ = ["ValueFacts", "facts_of_reading", "read_facts"]
+__all__ = ["UNKNOWN_CPU", "ValueFacts", "facts_of_reading", "read_facts", "variant_of"]
 
 #: Name of the file that Inductor writes a kernel's source to: base32 of a sha256 (`code_hash` of codecache.py, 2.13).
 _KERNEL_SOURCE = re.compile(r"(?<![a-z2-7])[a-z2-7]{52}\.py(?![A-Za-z0-9_])")
@@ -159,3 +162,25 @@ def _clean(text: str) -> str:
     except UnicodeEncodeError as exc:
         raise ValueSplitError("a text of a value is not Unicode") from exc
     return text
+
+
+#: Required by a value with CPU code whose maker is not known: no host has it, so nobody is offered the value.
+UNKNOWN_CPU = "unknown:unknown"
+
+
+def variant_of(facts: ValueFacts, cpu: str | None) -> tuple[str, str | None]:
+    """Return the variant's name and what the reader's CPU must be.
+
+    Args:
+        facts: what the value says of itself.
+        cpu: `machine:isa` of the host that made it, such as `x86_64:avx2`; None where it is not known.
+
+    Returns:
+        the variant, 16 hex digits, or `default` where nothing tells it apart; and the requirement, None for any CPU.
+    """
+    needs_cpu = facts.uses_cpp or "cpu" in facts.device_types
+    requires = (cpu or UNKNOWN_CPU) if needs_cpu else None
+    parts = [facts.guards, facts.extern_libs_key, requires or ""]
+    if not any(parts):
+        return DEFAULT_VARIANT, None
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()[:16], requires

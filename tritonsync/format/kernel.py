@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import PurePath
 
 from tritonsync.errors import FormatError
-from tritonsync.format.names import check_name
+from tritonsync.format.layout import check_name
 
 __all__ = [
     "BINARY_SUFFIXES",
@@ -27,8 +27,8 @@ __all__ = [
     "Kernel",
     "KernelFile",
     "content_id",
-    "place",
-    "unplace",
+    "relocate_in",
+    "relocate_out",
 ]
 
 #: Stands for the absolute path of the kernel's folder in stored `.json` files.
@@ -117,21 +117,30 @@ def content_id(files: Iterable[tuple[str, int, str]]) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()[:32]
 
 
-def unplace(name: str, payload: bytes, directory: str) -> bytes:
-    """Bring a file of the folder `directory` into stored form: in `.json` files, the path becomes the sentinel.
+def relocate_out(name: str, payload: bytes, directories: Iterable[str]) -> bytes:
+    """Bring a file of a kernel folder into stored form: in `.json` files, the folder's path becomes the sentinel.
+
+    Args:
+        name: of the file.
+        payload: its bytes.
+        directories: every path under which the folder is known: where it lies, and where it was written.
 
     Raises:
-        FormatError: a `.json` file holds the sentinel already, so that it could not be placed again without damage.
+        FormatError: a `.json` file holds the sentinel already, so that it could not be relocated again without damage.
     """
     if not name.endswith(".json"):
         return payload
     if SENTINEL in payload:
-        raise FormatError(f"{name} holds the text {SENTINEL.decode()} that stands for a folder in stored kernels")
-    return payload.replace(_in_json(directory), SENTINEL)
+        raise FormatError(f"{name} holds {SENTINEL.decode()}, which stands for a folder when stored")
+    texts = {text for directory in directories for text in (directory.encode(), _in_json(directory))}
+    # The longest first: one may be the end of another.
+    for text in sorted(texts, key=lambda text: (-len(text), text)):
+        payload = payload.replace(text, SENTINEL)
+    return payload
 
 
-def place(name: str, payload: bytes, directory: str) -> bytes:
-    """Bring a stored file into the form it has in the folder `directory`."""
+def relocate_in(name: str, payload: bytes, directory: str) -> bytes:
+    """Bring a stored file into the form it has in the folder `directory`: the sentinel becomes the path."""
     if not name.endswith(".json"):
         return payload
     return payload.replace(SENTINEL, _in_json(directory))

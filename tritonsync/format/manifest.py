@@ -35,7 +35,7 @@ import msgspec
 from tritonsync.errors import FormatError, ManifestError, NewerFormatError
 from tritonsync.format.bundle import KINDS, Bundle, Digest
 from tritonsync.format.kernel import MAX_DEVICE, Kernel, content_id
-from tritonsync.format.names import check_key, check_name
+from tritonsync.format.layout import BundlePlace, check_key, check_name, stored_key
 
 __all__ = [
     "FORMAT",
@@ -153,6 +153,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return hashlib.sha256(_canonical(identity)).hexdigest()[:32]
 
     @property
+    def place(self) -> BundlePlace:
+        """Where the bundle lies: its key's prefix, its variant, its id."""
+        return BundlePlace(self.kind, stored_key(self.kind, self.key), self.variant, self.bundle_id)
+
+    @property
     def content_size(self) -> int:
         """Bytes of all kernel files and payloads, decompressed."""
         return sum(kernel.size for kernel in self.kernels) + sum(payload.size for payload in self.payloads)
@@ -229,20 +234,27 @@ def decode(data: bytes, name: str) -> Manifest:
         ManifestError: anything else is wrong with it.
     """
     if len(data) > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{name}: a manifest of {len(data)} bytes; {MAX_MANIFEST_BYTES} are allowed")
+        raise ManifestError(
+            f"{name}: a manifest of {len(data)} bytes; {MAX_MANIFEST_BYTES} are allowed", object_name=name
+        )
     try:
         stated = msgspec.json.decode(data, type=_Format).format
         if stated > FORMAT:
-            raise NewerFormatError(f"{name}: format {stated} is newer than {FORMAT}; upgrade tritonsync to read it")
+            raise NewerFormatError(
+                f"{name}: format {stated} is newer than {FORMAT}; upgrade tritonsync to read it", object_name=name
+            )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise ManifestError(f"{name}: not a manifest: {exc}") from exc
+        raise ManifestError(f"{name}: not a manifest: {exc}", object_name=name) from exc
     try:
         _validate(manifest)
     except FormatError as exc:
-        raise ManifestError(f"{name}: {exc}") from exc
+        raise ManifestError(f"{name}: {exc}", object_name=name) from exc
     if encode(manifest) != data:
-        raise ManifestError(f"{name}: not written as canonical JSON, or with fields that format {FORMAT} does not have")
+        raise ManifestError(
+            f"{name}: not written as canonical JSON, or with fields that format {FORMAT} does not have",
+            object_name=name,
+        )
     return manifest
 
 

@@ -1,7 +1,7 @@
 """Packs: the files of a bundle as one `.tar.zst` object that has the same bytes on every run.
 
 A pack is one zstd frame (level 3, one thread, a window of at most 8 MiB, size stated, no checksum) around a tar archive
-whose headers follow from the manifest alone (`tar.py`). A reader knows each byte that is not content before it reads
+whose headers follow from the manifest alone. A reader knows each byte that is not content before it reads
 it, and how much content there is. It decompresses file by file and holds no more than the files, one window and the
 pack itself; whatever is missing, renamed, repeated, added or out of order is a difference from a header it expects.
 """
@@ -15,13 +15,89 @@ from typing import TypeVar
 import zstandard
 
 from tritonsync.errors import FormatError, PackError
-from tritonsync.format import tar
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.format.kernel import Kernel, KernelFile
+from tritonsync.format.layout import kernel_prefix
 from tritonsync.format.manifest import FileEntry, KernelEntry, Manifest
-from tritonsync.format.objects import kernel_prefix
 
-__all__ = ["assemble", "decode", "encode"]
+__all__ = [
+    "MAX_FILE_SIZE",
+    "TAR_BLOCK",
+    "TAR_END",
+    "assemble",
+    "decode",
+    "encode",
+    "tar_header",
+    "tar_padding",
+    "tar_size",
+]
+
+TAR_BLOCK = 512
+#: Two blocks of zeros end an archive.
+TAR_END = bytes(2 * TAR_BLOCK)
+#: The size field has eleven octal digits.
+MAX_FILE_SIZE = 8**11 - 1
+
+# Written with \x00: in "\0000" the zeros would count as part of the escape.
+_TAR_OWNER = b"0000644\x000000000\x000000000\x00"  # mode, uid, gid
+_TAR_TIME = b"00000000000\x00"
+_TAR_MAGIC = b"ustar\x0000"
+_TAR_DEVICE = b"0000000\x000000000\x00"
+_PAX_NAME = b"././@PaxHeader"
+
+
+def tar_header(path: str, size: int) -> bytes:
+    """Return the header blocks of a file.
+
+    Args:
+        path: ASCII, parts joined by slashes.
+        size: bytes.
+
+    Raises:
+        PackError: it is more than `MAX_FILE_SIZE` bytes.
+    """
+    if size > MAX_FILE_SIZE:
+        raise PackError(f"{path} has {size} bytes; a pack holds files of at most {MAX_FILE_SIZE}")
+    whole = path.encode("ascii")
+    folder, _, name = whole.rpartition(b"/")
+    if _fits(folder, name):
+        return _tar_block(name, size, b"0", folder)
+    record = _pax_record(b"path", whole)
+    pax = _tar_block(_PAX_NAME, len(record), b"x", b"") + record + tar_padding(len(record))
+    return pax + _tar_block(name[:100], size, b"0", b"")
+
+
+def tar_padding(size: int) -> bytes:
+    """Return the zeros that fill a file's last block."""
+    return bytes(-size % TAR_BLOCK)
+
+
+def tar_size(path: str, size: int) -> int:
+    """Return the bytes that a file takes in an archive: headers, content and padding."""
+    folder, _, name = path.rpartition("/")
+    headers = TAR_BLOCK if _fits(folder, name) else len(tar_header(path, size))
+    return headers + size + -size % TAR_BLOCK
+
+
+def _fits(folder: str | bytes, name: str | bytes) -> bool:
+    return len(folder) <= 155 and len(name) <= 100
+
+
+def _tar_block(name: bytes, size: int, kind: bytes, prefix: bytes) -> bytes:
+    before = name.ljust(100, b"\0") + _TAR_OWNER + b"%011o\x00" % size + _TAR_TIME
+    after = kind + bytes(100) + _TAR_MAGIC + bytes(64) + _TAR_DEVICE + prefix.ljust(167, b"\0")
+    checksum = sum(before) + sum(after) + 8 * ord(" ")
+    return before + b"%06o\x00 " % checksum + after
+
+
+def _pax_record(key: bytes, value: bytes) -> bytes:
+    # The record's length counts its own digits.
+    rest = b" " + key + b"=" + value + b"\n"
+    length = len(rest)
+    while len(str(length)) + len(rest) != length:
+        length = len(str(length)) + len(rest)
+    return str(length).encode() + rest
+
 
 _LEVEL = 3
 #: What RFC 8878 asks every decoder to support; kernels repeat each other over megabytes (2.5 MB become 2.1 MB).
@@ -64,10 +140,10 @@ def decode(data: bytes, manifest: Manifest) -> Bundle:
     if hashlib.sha256(data).hexdigest() != manifest.pack.sha256:
         raise PackError("the pack's sha256 is not that of its manifest")
     try:
-        _check_frame(data, sum(tar.size_of(path, entry.size) for path, entry in manifest.members()) + len(tar.END))
+        _check_frame(data, sum(tar_size(path, entry.size) for path, entry in manifest.members()) + len(TAR_END))
         with zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG).stream_reader(data) as stream:
             bundle = _bundle(manifest, lambda path, entry: _member(stream, path, entry))
-            if stream.read(len(tar.END)) != tar.END or stream.read(1) != b"":
+            if stream.read(len(TAR_END)) != TAR_END or stream.read(1) != b"":
                 raise PackError("the pack does not end after the last file of its manifest")
     except zstandard.ZstdError as exc:
         raise PackError(f"the pack cannot be decompressed: {exc}") from exc
@@ -75,7 +151,7 @@ def decode(data: bytes, manifest: Manifest) -> Bundle:
 
 
 def assemble(manifest: Manifest, members: Mapping[str, bytes]) -> Bundle:
-    """Make the bundle of a manifest from loose files: the way without a pack.
+    """Make the bundle of a manifest from single objects: the way without a pack.
 
     Args:
         manifest: what is promised.
@@ -98,10 +174,10 @@ def _chunks(bundle: Bundle) -> Iterator[bytes]:
         files.update({prefix + file.name: file for file in kernel.files})
     files.update({f"payloads/{payload.name}": payload for payload in bundle.payloads})
     for path, file in files.items():
-        yield tar.header(path, file.size)
+        yield tar_header(path, file.size)
         yield file.payload if isinstance(file, KernelFile) else file.data
-        yield tar.padding(file.size)
-    yield tar.END
+        yield tar_padding(file.size)
+    yield TAR_END
 
 
 def _check_frame(data: bytes, content_size: int) -> None:
@@ -125,11 +201,11 @@ def _check_frame(data: bytes, content_size: int) -> None:
 
 def _member(stream: zstandard.ZstdDecompressionReader, path: str, entry: FileEntry) -> bytes:
     """Read the next file of the archive, which must be this one."""
-    expected = tar.header(path, entry.size)
+    expected = tar_header(path, entry.size)
     if stream.read(len(expected)) != expected:
         raise PackError(f"the pack does not hold {path} in its place")
     content = stream.read(entry.size) if entry.size else b""
-    fill = tar.padding(entry.size)
+    fill = tar_padding(entry.size)
     if fill and stream.read(len(fill)) != fill:
         raise PackError(f"the pack is damaged after {path}")
     return content

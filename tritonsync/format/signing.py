@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from tritonsync.errors import SettingsError, TrustError
-from tritonsync.format.manifest import Manifest, Signature, signed_bytes
+from tritonsync.errors import ManifestError, SettingsError, TrustError
+from tritonsync.format.layout import BundlePlace
+from tritonsync.format.manifest import Manifest, Signature, decode, signed_bytes
 
 __all__ = ["Signer", "TrustPolicy", "key_id"]
 
@@ -100,6 +101,27 @@ class TrustPolicy:
         """Return a policy that trusts this signer too; where everything was trusted, this signer alone."""
         return TrustPolicy({**self._keys, signer.key_id: signer.public})
 
+    def accept(self, data: bytes, place: BundlePlace) -> Manifest:
+        """Read a manifest, if it may stand where it stands and is signed by whom this policy trusts.
+
+        Args:
+            data: the object's bytes.
+            place: where it was found.
+
+        Raises:
+            NewerFormatError: a newer tritonsync wrote it.
+            ManifestError: it does not validate, or is that of another bundle.
+            TrustError: keys are configured, and none of them signed it.
+        """
+        manifest = decode(data, place.manifest)
+        if manifest.place != place:
+            raise ManifestError(
+                f"{place.manifest}: holds the manifest of another bundle, {manifest.place.prefix}",
+                object_name=place.manifest,
+            )
+        self.check(manifest, place.manifest)
+        return manifest
+
     def check(self, manifest: Manifest, name: str) -> None:
         """Accept a manifest, or not; `name` is the object it came from, for messages.
 
@@ -110,14 +132,16 @@ class TrustPolicy:
             return
         signature = manifest.signature
         if signature is None:
-            raise TrustError(f"{name}: not signed, and only signed bundles are trusted here")
+            raise TrustError(f"{name}: not signed, and only signed bundles are trusted here", object_name=name)
         public = self._keys.get(signature.key_id)
         if public is None:
-            raise TrustError(f"{name}: signed by key {signature.key_id[:80]!r}, which is not trusted here")
+            raise TrustError(
+                f"{name}: signed by key {signature.key_id[:80]!r}, which is not trusted here", object_name=name
+            )
         try:
             public.verify(base64.b64decode(signature.ed25519, validate=True), signed_bytes(manifest))
         except (InvalidSignature, ValueError) as exc:
-            raise TrustError(f"{name}: the signature of key {signature.key_id} is wrong") from exc
+            raise TrustError(f"{name}: the signature of key {signature.key_id} is wrong", object_name=name) from exc
 
 
 _MAKE_KEY = "make one with: openssl genpkey -algorithm ed25519 -out signing-key.pem"

@@ -7,8 +7,8 @@ import msgspec
 from tritonsync.errors import FormatError
 from tritonsync.format.bundle import KINDS, Bundle, Payload
 from tritonsync.format.kernel import Kernel
+from tritonsync.format.layout import check_name, workload_key
 from tritonsync.format.manifest import Manifest
-from tritonsync.format.names import check_name, workload_key
 
 __all__ = ["LIST", "Workload", "WorkloadEntry", "bundle_of_workload", "workload_of_manifest"]
 

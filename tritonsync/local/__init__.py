@@ -1,1 +1,6 @@
-"""The caches on this host: the only room that reads and writes them."""
+"""The caches on this host: Triton's kernel folders, Inductor's values, and autotune results.
+
+The only disk I/O on them; a folder or file appears whole or not at all. It may not know the bucket.
+
+Imports: errors, times, settings, format.
+"""

@@ -13,16 +13,23 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tritonsync.errors import FormatError
 from tritonsync.format.facts import ValueFacts
-from tritonsync.local.atomic import Written, disk_errors, read_file, write_hidden
+from tritonsync.local.files import Written, disk_errors, read_file, write_hidden
 
-__all__ = ["AutotuneResult", "autotune_results", "results_of", "write_autotune"]
+__all__ = [
+    "AutotuneResult",
+    "autotune_results",
+    "payloads_of_results",
+    "results_of",
+    "results_of_payloads",
+    "write_autotune",
+]
 
 log = logging.getLogger(__name__)
 
@@ -117,3 +124,23 @@ def write_autotune(inductor_dir: Path, result: AutotuneResult) -> Written:
         except FileNotFoundError:
             damaged = False
     return write_hidden(inductor_dir, path, result.data, replace=damaged)
+
+
+def payloads_of_results(results: Iterable[AutotuneResult]) -> dict[str, bytes]:
+    """Name each result as a payload: folder and file name with a dot between, for a slash cannot be in a name."""
+    return {f"{result.folder}.{result.name}": result.data for result in results}
+
+
+def results_of_payloads(payloads: Mapping[str, bytes]) -> Iterator[AutotuneResult]:
+    """Yield the results that payloads are; one that is none is left out with a warning."""
+    for payload, data in payloads.items():
+        folder, _, name = payload.partition(".")
+        try:
+            result = AutotuneResult(folder, name, data)
+        except FormatError as exc:
+            log.warning("left out of the cache: %s", exc)
+            continue
+        if result.config is None:
+            log.warning("left out of the cache: autotune result %s is not a JSON object", payload)
+            continue
+        yield result

@@ -31,19 +31,18 @@ from typing import Literal
 
 from filelock import FileLock
 
+from tritonsync import times
 from tritonsync.errors import FormatError
-from tritonsync.format.kernel import Kernel, place
-from tritonsync.local.atomic import disk_errors, replace_file, temporary_path, write_new
-from tritonsync.local.group import LOOSE_SUFFIXES, is_group, launch_files, place_group
-from tritonsync.local.judge import is_damaged, judge, rest_is_equal, youngest
+from tritonsync.format.kernel import BINARY_SUFFIXES, Kernel, relocate_in
+from tritonsync.local.files import disk_errors, read_file, replace_file, temporary_path, write_new
+from tritonsync.local.group import UNGROUPED_SUFFIXES, children, is_group, launch_files, relocate_group
+from tritonsync.local.presence import is_damaged, is_whole_elf, launch_facts
 from tritonsync.settings import Files
 
-__all__ = ["SETTLED_AFTER_S", "Emitted", "Outcome", "emit"]
+__all__ = ["Emitted", "Outcome", "emit"]
 
 Outcome = Literal["emitted", "repaired", "present", "lost_race", "busy", "conflict"]
 
-#: Seconds without a change after which an unfinished folder is taken for abandoned.
-SETTLED_AFTER_S = 600
 
 _WINDOWS = os.name == "nt"
 
@@ -86,22 +85,22 @@ def emit(kernel: Kernel, base: Path, *, files: Files = "all") -> Emitted:
 def _emit(kernel: Kernel, parent: str, target: str, files: Files) -> Outcome:
     existing = _listing(target)
     if not any(is_group(file.name) for file in kernel.files):
-        return _emit_loose(kernel, parent, target, existing)
-    placed = _place(kernel, target, files)
+        return _emit_ungrouped(kernel, parent, target, existing)
+    relocated = _relocated(kernel, target, files)
     if not existing:
-        return "emitted" if _write_folder(placed, parent, target) else "lost_race"
+        return "emitted" if _write_folder(relocated, parent, target) else "lost_race"
     try:
-        verdict = judge(placed, target, existing)
-        if verdict != "unfinished":
-            return verdict
-        if time.time() - youngest(target) < SETTLED_AFTER_S:
+        state = _state_of(relocated, target, existing)
+        if state != "unfinished":
+            return state
+        if time.time() - _youngest(target) < times.SETTLED_AFTER_S:
             return "busy"
-        mendable = rest_is_equal(kernel, target, existing)
+        mendable = _rest_is_equal(kernel, target, existing)
     except FileNotFoundError:
         return "lost_race"  # another process is replacing the folder right now
     if mendable:
-        return _mend(placed, parent, target, existing)
-    return _replace(placed, parent, target)
+        return _mend(relocated, parent, target, existing)
+    return _replace(relocated, parent, target)
 
 
 def _listing(target: str) -> set[str]:
@@ -111,21 +110,21 @@ def _listing(target: str) -> set[str]:
         return set()
 
 
-def _place(kernel: Kernel, target: str, files: Files) -> dict[str, bytes]:
+def _relocated(kernel: Kernel, target: str, files: Files) -> dict[str, bytes]:
     """Return name -> bytes of what is to be written, in writing order: group files come last."""
     names = launch_files(kernel) if files == "launch" else {file.name for file in kernel.files}
-    placed, groups = {}, {}
+    relocated, groups = {}, {}
     for file in kernel.files:
         if file.name not in names:
             continue
         if is_group(file.name):
-            groups[file.name] = place_group(kernel, file.name, file.payload, names, target)
+            groups[file.name] = relocate_group(kernel, file.name, file.payload, names, target)
         else:
-            placed[file.name] = place(file.name, file.payload, target)
-    return placed | groups
+            relocated[file.name] = relocate_in(file.name, file.payload, target)
+    return relocated | groups
 
 
-def _write_folder(placed: dict[str, bytes], parent: str, target: str, *, aside: str | None = None) -> bool:
+def _write_folder(relocated: dict[str, bytes], parent: str, target: str, *, aside: str | None = None) -> bool:
     """Write a whole folder and return whether it is in place; what was there is moved to `aside`, if given."""
     temporary = temporary_path(parent)
     try:
@@ -134,7 +133,7 @@ def _write_folder(placed: dict[str, bytes], parent: str, target: str, *, aside: 
         except FileNotFoundError:
             os.makedirs(parent, exist_ok=True)
             os.mkdir(temporary)
-        for name, payload in placed.items():
+        for name, payload in relocated.items():
             write_new(temporary + os.sep + name, payload)
         if _WINDOWS:
             with FileLock(target + ".lock"):
@@ -164,33 +163,114 @@ def _install(temporary: str, target: str, aside: str | None) -> bool:
     return True
 
 
-def _replace(placed: dict[str, bytes], parent: str, target: str) -> Outcome:
+def _replace(relocated: dict[str, bytes], parent: str, target: str) -> Outcome:
     aside = temporary_path(parent)
     try:
-        return "repaired" if _write_folder(placed, parent, target, aside=aside) else "lost_race"
+        return "repaired" if _write_folder(relocated, parent, target, aside=aside) else "lost_race"
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _mend(placed: dict[str, bytes], parent: str, target: str, existing: set[str]) -> Outcome:
-    for name, payload in placed.items():
+def _mend(relocated: dict[str, bytes], parent: str, target: str, existing: set[str]) -> Outcome:
+    for name, payload in relocated.items():
         if is_group(name) or name not in existing:
             replace_file(os.path.join(target, name), payload, temporary_path(parent))
     return "repaired"
 
 
-def _emit_loose(kernel: Kernel, parent: str, target: str, existing: set[str]) -> Outcome:
-    if not all(file.name.endswith(LOOSE_SUFFIXES) for file in kernel.files):
+def _emit_ungrouped(kernel: Kernel, parent: str, target: str, existing: set[str]) -> Outcome:
+    if not all(file.name.endswith(UNGROUPED_SUFFIXES) for file in kernel.files):
         raise FormatError(f"kernel {kernel.hash} has no group file: half a kernel is not written")
     outcome: Outcome = "present"
     os.makedirs(target, exist_ok=True)
     for file in kernel.files:
         path = os.path.join(target, file.name)
         if file.name in existing:
-            if not is_damaged(path) or time.time() - os.stat(path).st_mtime < SETTLED_AFTER_S:
+            if not is_damaged(path) or time.time() - os.stat(path).st_mtime < times.SETTLED_AFTER_S:
                 continue
             outcome = "repaired"
         elif outcome == "present":
             outcome = "emitted"
-        replace_file(path, place(file.name, file.payload, target), temporary_path(parent))
+        replace_file(path, relocate_in(file.name, file.payload, target), temporary_path(parent))
     return outcome
+
+
+_State = Literal["present", "conflict", "unfinished"]
+
+
+def _state_of(relocated: dict[str, bytes], target: str, existing: set[str]) -> _State:
+    """Say what a folder that is not empty is to a kernel.
+
+    Args:
+        relocated: the files that are to be written, as they would stand in the folder.
+        target: the folder.
+        existing: the names in it.
+    """
+    groups = [name for name in existing if is_group(name)]
+    if not groups or not all(_is_finished(target, name, existing) for name in groups):
+        return "unfinished"
+    facts = [name for name in relocated if name.endswith(".json") and not is_group(name)]
+    binaries = [name for name in relocated if name.endswith(BINARY_SUFFIXES)]
+    if not facts or not binaries:
+        # Not a backend whose launch facts are known here: only equal bytes are the same kernel.
+        same = all(name in existing and read_file(os.path.join(target, name)) == relocated[name] for name in relocated)
+        return "present" if same else "conflict"
+    local = {name: read_file(os.path.join(target, name)) for name in facts if name in existing}
+    if any(launch_facts(payload) is None for payload in local.values()):
+        return "unfinished"
+    if not all(name in local and _same_facts(local[name], relocated[name]) for name in facts):
+        return "conflict"
+    return "present" if all(_is_good(target, name, relocated[name], existing) for name in binaries) else "unfinished"
+
+
+def _is_finished(target: str, group: str, existing: set[str]) -> bool:
+    """Whether Triton can use the kernel that a group file of the folder lists."""
+    for child, path in (children(read_file(os.path.join(target, group))) or {"": None}).items():
+        if path is None or child not in existing:
+            return False
+        if path != os.path.join(target, child) and not os.path.exists(path):
+            return False  # the folder was moved here: Triton looks for the file in its first place
+    return True
+
+
+def _is_good(target: str, name: str, payload: bytes, existing: set[str]) -> bool:
+    if name not in existing:
+        return False
+    local = read_file(os.path.join(target, name))
+    return local == payload or is_whole_elf(local)
+
+
+def _same_facts(local: bytes, ours: bytes) -> bool:
+    return local == ours or ((facts := launch_facts(local)) is not None and facts == launch_facts(ours))
+
+
+def _youngest(target: str) -> float:
+    """Return when anything in the folder, or the folder itself, changed last (seconds since the epoch)."""
+    try:
+        return max(
+            os.stat(target).st_mtime,
+            *(
+                os.lstat(os.path.join(directory, name)).st_mtime
+                for directory, folders, files in os.walk(target)
+                for name in (*folders, *files)
+            ),
+        )
+    except FileNotFoundError:
+        return time.time()  # something in it went away just now
+
+
+def _rest_is_equal(kernel: Kernel, target: str, existing: set[str]) -> bool:
+    """Whether the files that are there are the kernel's; its own group files do not count, they are written anew."""
+    stored = {file.name: file.payload for file in kernel.files}
+    if any(is_group(name) and name not in stored for name in existing):
+        return False
+    for name in existing & stored.keys():
+        path, ours = os.path.join(target, name), relocate_in(name, stored[name], target)
+        if is_group(name):
+            continue
+        if not os.path.isfile(path):
+            return False
+        local = read_file(path)
+        if local != ours and not (name.endswith(".json") and _same_facts(local, ours)):
+            return False
+    return True

@@ -13,12 +13,12 @@ import os
 from collections.abc import Collection, Iterable
 
 from tritonsync.errors import FormatError
-from tritonsync.format.kernel import BINARY_SUFFIXES, GROUP_PREFIX, SENTINEL, Kernel, place
+from tritonsync.format.kernel import BINARY_SUFFIXES, GROUP_PREFIX, SENTINEL, Kernel, relocate_in
 
-__all__ = ["LOOSE_SUFFIXES", "baked_directories", "children", "is_group", "launch_files", "place_group"]
+__all__ = ["UNGROUPED_SUFFIXES", "baked_directories", "children", "is_group", "launch_files", "relocate_group"]
 
 #: Files that are finished without a group: Triton puts them into the cache one at a time.
-LOOSE_SUFFIXES = (".so", ".pyd", ".autotune.json")
+UNGROUPED_SUFFIXES = (".so", ".pyd", ".autotune.json")
 
 
 def is_group(name: str) -> bool:
@@ -68,7 +68,7 @@ def launch_files(kernel: Kernel) -> set[str]:
     return binaries | {name for name in names if name.endswith(".json")}
 
 
-def place_group(kernel: Kernel, name: str, payload: bytes, emitted: Collection[str], directory: str) -> bytes:
+def relocate_group(kernel: Kernel, name: str, payload: bytes, emitted: Collection[str], directory: str) -> bytes:
     """Return the group file as it has to stand in `directory` next to the files named in `emitted`.
 
     Where it lists exactly these files at the sentinel's place, it is what Triton wrote with the path put back.
@@ -87,5 +87,5 @@ def place_group(kernel: Kernel, name: str, payload: bytes, emitted: Collection[s
             raise FormatError(f"kernel {kernel.hash} lacks {child}, which {name} lists: half a kernel is not written")
     kept = [child for child in listed if child in emitted]
     if len(kept) == len(listed) and all(path == f"{SENTINEL.decode()}/{child}" for child, path in listed.items()):
-        return place(name, payload, directory)
+        return relocate_in(name, payload, directory)
     return json.dumps({"child_paths": {child: os.path.join(directory, child) for child in kept}}).encode()

@@ -1,21 +1,94 @@
-"""Is it here already? Cheap questions that a download can be saved by."""
+"""Is it here already, and is it whole? Cheap questions that a download can be saved by.
+
+An ELF file (System V ABI, chapter 4; `.cubin`, `.hsaco`, `.zebin` and `.so` are ELF) names in its header where its
+program and section header tables lie, and the section table names where each section lies. In a file that was cut
+short, one of them points past the end. That is all that is read: it finds truncation, not flipped bits.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from tritonsync.errors import FormatError
 from tritonsync.format.bundle import GRAPHS, Digest
 from tritonsync.format.kernel import BINARY_SUFFIXES, GROUP_PREFIX
-from tritonsync.local.atomic import disk_errors, read_file
-from tritonsync.local.group import LOOSE_SUFFIXES, children, is_group
-from tritonsync.local.inductordir import value_path
-from tritonsync.local.judge import is_damaged
+from tritonsync.local.files import disk_errors, read_file
+from tritonsync.local.group import UNGROUPED_SUFFIXES, children, is_group
+from tritonsync.local.inductor_cache import value_path
 
-__all__ = ["is_group_usable", "is_kernel_here", "is_key_here", "is_value_here"]
+__all__ = [
+    "is_damaged",
+    "is_elf",
+    "is_group_usable",
+    "is_kernel_here",
+    "is_key_here",
+    "is_value_here",
+    "is_whole_elf",
+    "launch_facts",
+]
+
+ELF_MAGIC = b"\x7fELF"
+#: Sections of this type take no room in the file.
+_SHT_NOBITS = 8
+
+
+def is_elf(data: bytes) -> bool:
+    """Return whether the bytes begin as an ELF file does."""
+    return data.startswith(ELF_MAGIC)
+
+
+def is_whole_elf(data: bytes) -> bool:
+    """Return whether this is an ELF file whose header tables and sections all lie inside it."""
+    if len(data) < 16 or not is_elf(data):
+        return False
+    wide, order = data[4] == 2, "<" if data[5] == 1 else ">"
+    header = struct.Struct(order + ("HHIQQQIHHHHHH" if wide else "HHIIIIIHHHHHH"))
+    section = struct.Struct(order + ("IIQQQQIIQQ" if wide else "IIIIIIIIII"))
+    if len(data) < 16 + header.size:
+        return False
+    _, _, _, _, programs_at, sections_at, _, _, program_size, programs, section_size, sections, _ = header.unpack_from(
+        data, 16
+    )
+    if programs_at + program_size * programs > len(data) or sections_at + section_size * sections > len(data):
+        return False
+    if sections and section_size < section.size:
+        return False
+    for index in range(sections):
+        _, kind, _, _, offset, size, *_ = section.unpack_from(data, sections_at + index * section_size)
+        if kind != _SHT_NOBITS and offset + size > len(data):
+            return False
+    return True
+
+
+def is_damaged(path: str) -> bool:
+    """Whether a single file is empty, cut short, or a `.json` that cannot be read."""
+    local = read_file(path)
+    if path.endswith(".json"):
+        return launch_facts(local) is None
+    return not local or (is_elf(local) and not is_whole_elf(local))
+
+
+def launch_facts(payload: bytes) -> dict[str, Any] | None:
+    """Parse `<name>.json`; None where it is damaged.
+
+    Of `extern_libs` (name and path of each) the names are kept only, as the paths differ by machine.
+    """
+    try:
+        facts = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(facts, dict):
+        return None
+    libraries = facts.get("extern_libs")
+    if isinstance(libraries, list):
+        facts["extern_libs"] = [item[0] if isinstance(item, list) and item else item for item in libraries]
+    return facts
 
 
 def is_key_here(inductor_dir: Path, kind: str, key: str) -> bool:
@@ -66,7 +139,7 @@ def is_kernel_here(directory: Path) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             return False
     if not groups:
-        return bool(names) and all(name.endswith(LOOSE_SUFFIXES) for name in names)
+        return bool(names) and all(name.endswith(UNGROUPED_SUFFIXES) for name in names)
     return all(_is_whole(group, os.path.abspath(directory), names) for group in groups)
 
 

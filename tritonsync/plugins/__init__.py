@@ -1,1 +1,7 @@
-"""The edges inside other programs: they talk to the session only, catch, say it once, and let the program compile."""
+"""The edges inside other programs: PyTorch, found by `autoload.py`, and Triton.
+
+What they call never raises: it catches, says it once, and lets the program compile. A plugin uses the verbs of the
+session and may not use its parts, or the bucket.
+
+Imports: errors, messages, settings, format, local, session, sync, watch.
+"""

@@ -21,7 +21,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from tritonsync.errors import SettingsError
-from tritonsync.session.forkgate import no_fork
+from tritonsync.session.process import no_fork
 from tritonsync.settings import Settings
 
 __all__ = ["HOOKS", "WATCH_HOOKS", "activate", "install", "uninstall"]
@@ -41,14 +41,14 @@ HOOKS: dict[str, tuple[str, ...]] = {
 }
 #: The same for runs that are watched (`tritonsync run`).
 WATCH_HOOKS: dict[str, tuple[str, ...]] = {
-    "torch._inductor.codecache": ("tritonsync.plugins.witness:watch_codecache",),
-    "torch._inductor.compile_fx": ("tritonsync.plugins.witness:watch_compile_fx",),
-    "torch._inductor.runtime.triton_heuristics": ("tritonsync.plugins.witness:watch_heuristics",),
-    "triton.runtime.autotuner": ("tritonsync.plugins.witness:watch_autotuner",),
-    "triton.knobs": ("tritonsync.plugins.witness:watch_knobs",),
+    "torch._inductor.codecache": ("tritonsync.watch.observer:watch_codecache",),
+    "torch._inductor.compile_fx": ("tritonsync.watch.observer:watch_compile_fx",),
+    "torch._inductor.runtime.triton_heuristics": ("tritonsync.watch.observer:watch_heuristics",),
+    "triton.runtime.autotuner": ("tritonsync.watch.observer:watch_autotuner",),
+    "triton.knobs": ("tritonsync.watch.observer:watch_knobs",),
 }
 #: Plugins that can be taken out again.
-_PLUGINS = ("tritonsync.plugins.inductor", "tritonsync.plugins.triton", "tritonsync.plugins.witness")
+_PLUGINS = ("tritonsync.plugins.inductor", "tritonsync.plugins.triton", "tritonsync.watch.observer")
 
 
 def activate() -> None:
@@ -133,11 +133,11 @@ def _call(target: str, settings: Settings, module: ModuleType) -> None:
 
 
 def _watch(folder: str) -> None:
-    from tritonsync.plugins import witness
+    from tritonsync.watch import observer
     from tritonsync.watch.report import Reporter
 
     reporter = Reporter(folder)
-    witness.start(reporter)
+    observer.start(reporter)
     reporter.say("process", pid=os.getpid(), argv=sys.argv, helper=_is_compile_worker())
 
 

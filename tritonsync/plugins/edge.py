@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
+from tritonsync.messages import warn_once
 from tritonsync.session import session
-from tritonsync.session.once import warn_once
 
 __all__ = ["Patches", "UnknownProgramError", "edge"]
 
@@ -41,7 +41,7 @@ def edge(
                 now = session.current()
                 if now is None or not is_own:
                     return function(*args, **kwargs)
-                with now.counters.own():
+                with now.own_time():
                     return function(*args, **kwargs)
             except Exception as exc:
                 if now is not None and now.settings.strict:

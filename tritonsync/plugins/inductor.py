@@ -8,25 +8,24 @@ torch's own switches for remote caches stay off: they are part of the AOTAutogra
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
 import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tritonsync.format.manifest import Environment
 from tritonsync.local.cpu import NO_ISA, host_cpu
-from tritonsync.local.tritondir import default_triton_dir
-from tritonsync.plugins.besides import autotune_get, autotune_put, pgo_cache_class
+from tritonsync.local.triton_cache import default_triton_dir
+from tritonsync.messages import warn_once
 from tritonsync.plugins.edge import Patches, UnknownProgramError, edge
-from tritonsync.plugins.graphs import GraphCaches
-from tritonsync.plugins.winners import rebuilding, rechecking, remembering
+from tritonsync.plugins.inductor_autotune import autotune_get, autotune_put, rebuilding, rechecking, remembering
+from tritonsync.plugins.inductor_graphs import GraphCaches
+from tritonsync.plugins.pgo import pgo_cache_class
 from tritonsync.session import session
-from tritonsync.session.host import Host
-from tritonsync.session.once import warn_once
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.environment import host_environment
 
@@ -50,7 +49,7 @@ _given_up = False
 def _careful(patch: Callable[[Any], None]) -> Callable[[ModuleType], None]:
     """Take everything back where torch is not as expected."""
 
-    @wraps(patch)
+    @functools.wraps(patch)
     def guarded(module: ModuleType) -> None:
         global _given_up
         if _given_up:
@@ -80,7 +79,7 @@ def patch_codecache(codecache: Any) -> None:  # noqa: ANN401
     _patches.replace(codecache.GuardedCache, "iterate_over_candidates", parameters, _graphs.candidates)
     _patches.replace(codecache.FxGraphCache, "_write_to_local_cache", ("key", "content"), _graphs.write("fx_graph"))
     _patches.replace(codecache.InductorCacheArtifact, "populate_cache", ("self",), _graphs.populate)
-    session.set_host(Host(caches=_caches, cpu=_cpu, environment=_environment))
+    session.set_host(session.Host(caches=_caches, cpu=_cpu, environment=_environment, extern_libs_key=_extern_libs_key))
 
 
 @_careful
@@ -92,7 +91,7 @@ def patch_autograd_cache(autograd_cache: Any) -> None:  # noqa: ANN401
     # The last of the modules that every compile imports: torch is as expected.
     now = session.current()
     if now is not None:
-        now.go_ahead()
+        now.graph_caches_are_known()
 
 
 @_careful
@@ -192,11 +191,11 @@ def _caches() -> LocalCaches:
     return LocalCaches(
         inductor=Path(_cache_dir()),
         graph_kernels=_triton_cache_dir,
-        loose_kernels=lambda device: _loose_kernels() if device is None else _triton_cache_dir(device),
+        plain_kernels=lambda device: _plain_kernels() if device is None else _triton_cache_dir(device),
     )
 
 
-def _loose_kernels() -> Path:
+def _plain_kernels() -> Path:
     knobs = sys.modules.get("triton.knobs")
     return default_triton_dir() if knobs is None else Path(knobs.cache.dir)
 
@@ -204,7 +203,7 @@ def _loose_kernels() -> Path:
 def _cpu() -> str:
     """Return `machine:isa` as torch has picked it, or would pick it.
 
-    Asking torch compiles a probe where it has not been asked before, which a program without CPU graphs never does.
+    Lookups torch compiles a probe where it has not been asked before, which a program without CPU graphs never does.
     """
     from torch._inductor import config, cpu_vec_isa
 
@@ -237,6 +236,7 @@ def _environment() -> Environment:
     )
 
 
+@functools.cache
 def _extern_libs_key() -> str | None:
     """Return torch's key of this host's libdevice (torch/_inductor/codecache.py `_lookup_graph`, 2.13 and later)."""
     from torch.utils import _triton
@@ -247,4 +247,4 @@ def _extern_libs_key() -> str | None:
         return None
 
 
-_graphs = GraphCaches(_extern_libs_key)
+_graphs = GraphCaches()

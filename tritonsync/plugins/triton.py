@@ -25,7 +25,7 @@ from triton import __version__ as triton_version
 from triton import knobs
 from triton.runtime.cache import FileCacheManager
 
-from tritonsync.session.once import warn_once
+from tritonsync.messages import warn_once
 
 __all__ = ["TritonSyncCacheManager", "install", "remove"]
 
@@ -51,7 +51,7 @@ class TritonSyncCacheManager(FileCacheManager):  # type: ignore[misc]
         if kernels is None:
             return super().get_group(filename)  # type: ignore[no-any-return]
         group = self._local_group(kernels, filename)
-        if group is None and kernels.bring(self.key, filename, self.cache_dir):
+        if group is None and kernels.fetch(self.key, filename, self.cache_dir):
             group = self._local_group(kernels, filename)
         self._note(kernels, filename, group)
         return group
@@ -70,7 +70,7 @@ class TritonSyncCacheManager(FileCacheManager):  # type: ignore[misc]
         if kernels is None or not kernels.is_single(filename):
             return super().get_file(filename)  # type: ignore[no-any-return]
         path = self._local_file(kernels, filename)
-        if path is None and kernels.bring(self.key, filename, self.cache_dir):
+        if path is None and kernels.fetch(self.key, filename, self.cache_dir):
             path = self._local_file(kernels, filename)
         self._note(kernels, filename, path)
         return path
@@ -115,21 +115,21 @@ def _kernels() -> Any:  # noqa: ANN401
     try:
         if session is None or session.current() is None:
             return None
-        from tritonsync.plugins import kernels
+        from tritonsync.plugins import triton_kernels
     except Exception as exc:  # noqa: BLE001 - it would leave through the compile that needs the kernel
         warn_once(log, "triton", "tritonsync stays out of Triton: %r", exc)
         return None
-    return kernels
+    return triton_kernels
 
 
 def install(_module: object = None) -> None:
     """Make it Triton's cache manager in this process, and in those forked from it, unless the user has chosen one."""
-    from tritonsync.plugins import kernels
+    from tritonsync.plugins import triton_kernels
 
     if knobs.cache.manager_class is None:
         knobs.cache.manager_class = TritonSyncCacheManager
     if knobs.cache.manager_class is TritonSyncCacheManager:
-        kernels.install(cache_dir=lambda: Path(knobs.cache.dir), triton=triton_version)
+        triton_kernels.install(cache_dir=lambda: Path(knobs.cache.dir), triton=triton_version)
 
 
 def remove() -> None:

@@ -1,1 +1,6 @@
-"""The bucket: the only room that imports fsspec."""
+"""The bucket: six verbs over whatever fsspec can open, each bounded in time, with one kind of error for each cause.
+
+The only room that imports fsspec. It may not know what an object means, nor the caches of this host.
+
+Imports: errors, times, format.
+"""

@@ -5,20 +5,76 @@ Three kinds: an object store spoken to over fsspec's event loop, a folder, and a
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
 import functools
+import os
+import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsync.remote.address import Address
-from tritonsync.remote.calls import on_loop, on_thread
+from tritonsync import times
 from tritonsync.remote.filesystem import build
 from tritonsync.remote.filesystem import close as close_filesystem
-from tritonsync.remote.localwrite import TEMPORARY, create_file
-from tritonsync.remote.patience import Patience
+from tritonsync.remote.threads import on_loop, on_thread
+from tritonsync.remote.url import Address
+from tritonsync.remote.waiting import RetryPolicy
 
-__all__ = ["Backend", "connect", "modified"]
+__all__ = ["TEMPORARY", "Backend", "connect", "create_file", "modified"]
+
+#: How names of files begin that are not objects yet.
+TEMPORARY = ".tritonsync-"
+
+
+# exFAT, some FUSE mounts (gcsfuse, Mountpoint for S3) and some NFS servers have no hard links.
+_NO_LINKS = frozenset(
+    {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EXDEV}
+)
+
+
+def create_file(target: Path, data: bytes) -> None:
+    """Write `data` under a random name beside `target`, then link it there.
+
+    Where the filesystem has no hard links the file is renamed onto the target instead: still whole or not at all, but
+    the last of two simultaneous writers wins. Object names derive from content, so both wrote the same.
+
+    Raises:
+        FileExistsError: the target is there already.
+        OSError: the folder cannot be written.
+    """
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as exc:
+        # A file stands where the folder should be: not what FileExistsError means to the caller.
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from exc
+    _sweep(target.parent)
+    temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
+    try:
+        temporary.write_bytes(data)
+        try:
+            os.link(temporary, target)
+        except OSError as exc:
+            if exc.errno not in _NO_LINKS:
+                raise
+            temporary.replace(target)
+    finally:
+        # Gone already after a rename.
+        temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left in this one folder."""
+    oldest = time.time() - times.STALE_AFTER_S
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY) and entry.stat().st_mtime < oldest:
+                Path(entry.path).unlink(missing_ok=True)
+
 
 #: What S3 and GCS put into one page of a listing, as s3fs and gcsfs ask for it.
 _PAGE = 1000
@@ -118,7 +174,7 @@ class Folder(Backend):
         return {name: info for name, info in found.items() if not name.rpartition("/")[2].startswith(TEMPORARY)}
 
 
-def connect(address: Address, options: Mapping[str, Any], patience: Patience) -> Backend:
+def connect(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Backend:
     """Build the filesystem of this address; it may block."""
     kind: Callable[[Any, Address], Backend] = Backend
     if address.is_s3 or address.is_gcs:

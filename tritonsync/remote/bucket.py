@@ -38,17 +38,13 @@ from tritonsync.errors import (
     RemoteOffError,
     TritonSyncError,
 )
-from tritonsync.format.objects import MARKER, MARKER_CONTENT
-from tritonsync.remote.address import parse_url
+from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, check_format
 from tritonsync.remote.backend import Backend, connect, modified
-from tritonsync.remote.calls import in_parallel, start_thread
-from tritonsync.remote.deadline import Deadline
 from tritonsync.remote.filesystem import MAX_CONNECTIONS
-from tritonsync.remote.forking import forget_after_fork
-from tritonsync.remote.marker import check_marker
-from tritonsync.remote.patience import Breaker, Patience
-from tritonsync.remote.stats import BucketStats, Counter
+from tritonsync.remote.threads import forget_after_fork, in_parallel, start_thread
 from tritonsync.remote.translate import Failure, exists_already, is_missing, refuses_conditions, translated
+from tritonsync.remote.url import parse_url
+from tritonsync.remote.waiting import Breaker, Deadline, RetryPolicy
 
 __all__ = ["Access", "Bucket", "BucketStats", "ObjectInfo"]
 
@@ -64,6 +60,53 @@ class ObjectInfo:
 
     size: int
     modified: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketStats:
+    """A moment's counters of one `Bucket` in one process; a forked child begins at zero.
+
+    Attributes:
+        requests: requests sent. Repetitions count, and so do answers that never came. On S3 and GCS it is the number
+            of HTTP requests, a listing being counted by its pages; only uploads in parts (100 MB and more on S3, 50 MB
+            on GCS) count as one, and requests for credentials as none.
+        bytes_down: content of the objects that were read.
+        bytes_up: content of the objects that were created.
+        objects_created: objects that did not exist before.
+    """
+
+    requests: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    objects_created: int = 0
+
+
+class Counter:
+    """Adds up, from many threads."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        forget_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin at zero."""
+        self._lock = threading.Lock()
+        self._now = BucketStats()
+
+    @property
+    def now(self) -> BucketStats:
+        """The counters at this moment."""
+        return self._now
+
+    def add(self, *, requests: int = 0, bytes_down: int = 0, bytes_up: int = 0, objects_created: int = 0) -> None:
+        """Add to each."""
+        with self._lock:
+            self._now = BucketStats(
+                self._now.requests + requests,
+                self._now.bytes_down + bytes_down,
+                self._now.bytes_up + bytes_up,
+                self._now.objects_created + objects_created,
+            )
 
 
 class Bucket:
@@ -84,12 +127,12 @@ class Bucket:
     """
 
     def __init__(
-        self, url: str, *, storage_options: Mapping[str, Any] | None = None, patience: Patience | None = None
+        self, url: str, *, storage_options: Mapping[str, Any] | None = None, patience: RetryPolicy | None = None
     ) -> None:
         self._address = parse_url(url)
         self._options = dict(storage_options or {})
-        self._patience = patience or Patience()
-        self._breaker = Breaker(self._patience.breaker_failures, self._patience.breaker_pause)
+        self._policy = patience or RetryPolicy()
+        self._breaker = Breaker(self._policy.breaker_failures, self._policy.breaker_pause)
         self._counter = Counter()
         # By process id. A parent's entry stays in a forked child: collecting it there would close the parent's
         # connections through an event loop that does not run.
@@ -159,7 +202,7 @@ class Bucket:
         """
         # A server that never says "100 Continue" is silent without the client's read timeout noticing: seen of
         # `rclone serve s3` under many uploads at once. So one attempt does not get all of the time.
-        longest = self._patience.upload_attempt + len(data) / self._patience.upload_rate
+        longest = self._policy.upload_attempt + len(data) / self._policy.upload_rate
 
         def attempt(backend: Backend, left: float) -> bool:
             try:
@@ -175,7 +218,7 @@ class Bucket:
                 raise
             return True
 
-        seconds = self._patience.seconds(timeout, upload=len(data))
+        seconds = self._policy.seconds(timeout, upload=len(data))
         created = self._try("create", self._address.check(name), attempt, seconds)
         if created:
             self._counter.add(bytes_up=len(data), objects_created=1)
@@ -237,10 +280,10 @@ class Bucket:
         denied: AccessDeniedError | None = None
         try:
             # First, so that a server that ignores conditions never loses the marker of a newer format.
-            check_marker(self.get(MARKER, timeout=deadline.left), self._address.show(MARKER))
+            check_format(self.get(FORMAT_OBJECT, timeout=deadline.left), self._address.show(FORMAT_OBJECT))
             if not write:
                 # On GCS a listing is what tells a missing bucket from a missing object.
-                self.list(f"{MARKER}/", timeout=deadline.left)
+                self.list(f"{FORMAT_OBJECT}/", timeout=deadline.left)
                 return "read-only"
         except AccessDeniedError as exc:
             if not write:
@@ -248,7 +291,7 @@ class Bucket:
             # Without s3:ListBucket this is what S3 says of a marker that is not there yet.
             denied = exc
         try:
-            created = self.create(MARKER, MARKER_CONTENT, timeout=deadline.left)
+            created = self.create(FORMAT_OBJECT, FORMAT_CONTENT, timeout=deadline.left)
         except AccessDeniedError as exc:
             if denied is not None:
                 raise denied from exc
@@ -256,7 +299,7 @@ class Bucket:
         if denied is not None:
             if not created:
                 raise denied
-            check_marker(self.get(MARKER, timeout=deadline.left), self._address.show(MARKER))
+            check_format(self.get(FORMAT_OBJECT, timeout=deadline.left), self._address.show(FORMAT_OBJECT))
         return "read-write"
 
     def close(self) -> None:
@@ -273,10 +316,14 @@ class Bucket:
 
     def _try(self, verb: str, name: str, attempt: Callable[[Backend, float], T], timeout: float | None) -> T:
         """Make a call with all its repetitions, unless the breaker is open or there is no time."""
-        seconds = self._patience.seconds(timeout)
+        seconds = self._policy.seconds(timeout)
         what = self._address.show(name)
         if seconds <= 0:
-            raise RemoteOffError(f"{what} was not asked for: there is no time left to wait for the bucket")
+            raise RemoteOffError(
+                f"{what} was not asked for: there is no time left to wait for the bucket",
+                url=self.url,
+                object_name=name,
+            )
         self._breaker.admit(what)
         healthy = False
 
@@ -288,7 +335,7 @@ class Bucket:
                 return attempt(backend, max(end - time.monotonic(), 0.0))
 
         try:
-            result = self._patience.repeat(call, seconds, _is_passing)
+            result = self._policy.repeat(call, seconds, _is_passing)
             healthy = True
         except Failure as failure:
             healthy = not failure.passing
@@ -307,7 +354,7 @@ class Bucket:
         with self._lock:
             building = self._backends.get(pid)
             if building is None or (building.done() and building.exception() is not None):
-                building = start_thread(lambda: connect(self._address, self._options, self._patience))
+                building = start_thread(lambda: connect(self._address, self._options, self._policy))
                 self._backends[pid] = building
         return building
 

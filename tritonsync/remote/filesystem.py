@@ -16,10 +16,11 @@ from typing import Any
 import fsspec
 from fsspec.config import apply_config
 
+from tritonsync import times
 from tritonsync.errors import MissingExtraError, SettingsError
-from tritonsync.remote.address import Address
-from tritonsync.remote.calls import on_loop
-from tritonsync.remote.patience import Patience
+from tritonsync.remote.threads import on_loop
+from tritonsync.remote.url import Address
+from tritonsync.remote.waiting import RetryPolicy
 
 __all__ = ["MAX_CONNECTIONS", "build", "close", "filesystem_class"]
 
@@ -45,7 +46,7 @@ def filesystem_class(address: Address) -> Any:  # noqa: ANN401 - fsspec has no t
     return found
 
 
-def build(address: Address, options: Mapping[str, Any], patience: Patience) -> Any:  # noqa: ANN401
+def build(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Any:  # noqa: ANN401
     """Make a filesystem of its own for this process. It may ask for credentials, so it may block.
 
     Raises:
@@ -84,7 +85,7 @@ def build(address: Address, options: Mapping[str, Any], patience: Patience) -> A
     return filesystem
 
 
-def _silence(patience: Patience) -> Any:  # noqa: ANN401
+def _silence(patience: RetryPolicy) -> Any:  # noqa: ANN401
     import aiohttp  # comes with gcsfs
 
     # `sock_read` is the time without a byte; without it only the deadline of the whole call ends a silent connection.
@@ -114,7 +115,7 @@ def close(filesystem: Any) -> None:  # noqa: ANN401
     with contextlib.suppress(Exception):  # what is left open is closed with the process
         session = getattr(filesystem, "_session", None)
         if session is not None and not session.closed:
-            on_loop(filesystem.loop, session.close(), 1.0)
+            on_loop(filesystem.loop, session.close(), times.CLOSE_S)
         creator = getattr(filesystem, "_s3creator", None)
         if creator is not None:
             filesystem.close_session(filesystem.loop, creator)

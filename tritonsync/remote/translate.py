@@ -21,7 +21,7 @@ from tritonsync.errors import (
     SettingsError,
     TritonSyncError,
 )
-from tritonsync.remote.address import Address
+from tritonsync.remote.url import Address
 
 __all__ = ["Failure", "exists_already", "is_missing", "refuses_conditions", "translated"]
 
@@ -98,7 +98,9 @@ def translated(address: Address, verb: str, name: str, seconds: float) -> Iterat
     except TritonSyncError:
         raise
     except Exception as exc:
-        raise _failure(exc, address, f"cannot {verb} {address.show(name)}", seconds) from exc
+        failure = _failure(exc, address, f"cannot {verb} {address.show(name)}", seconds)
+        failure.error.url, failure.error.object_name = address.url, name
+        raise failure from exc
 
 
 def is_missing(exc: FileNotFoundError, address: Address) -> bool:

@@ -11,33 +11,29 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
+from tritonsync import times
 from tritonsync.errors import FormatError, TritonSyncError
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import WorkloadEntry
-from tritonsync.local.inductordir import value_path
-from tritonsync.local.lock import host_lock
-from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
-from tritonsync.remote.calls import in_parallel, start_thread
-from tritonsync.remote.deadline import Deadline
-from tritonsync.session.counters import Counters
-from tritonsync.session.flights import Flight, Flights
-from tritonsync.session.host import Host
-from tritonsync.settings import Files
-from tritonsync.store import Store
+from tritonsync.local.files import host_lock
+from tritonsync.local.inductor_cache import value_path
+from tritonsync.local.presence import is_key_here
+from tritonsync.remote.threads import in_parallel, start_thread
+from tritonsync.remote.waiting import Deadline
+from tritonsync.session.context import Context
 from tritonsync.store.reader import Found
-from tritonsync.sync.restore import restore
+from tritonsync.sync.caches import LocalCaches, is_here, restore
 
-__all__ = ["Arrival", "Incoming", "Value"]
+__all__ = ["Arrival", "Incoming", "SharedFetch", "Value", "name_of"]
 
 log = logging.getLogger(__name__)
 
 #: Bundles that are fetched ahead at a time, and at most in one run.
 AHEAD_AT_ONCE = 4
 MAX_AHEAD = 256
-#: Seconds that a fetch in the background may take.
-BACKGROUND_S = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,29 +64,48 @@ class Arrival:
     asked: bool = True
 
 
+class SharedFetch:
+    """A fetch that is planned, running or done. Whoever comes first runs it, the others wait for what it brings."""
+
+    def __init__(self, work: Callable[[float | None], Arrival], done: Callable[[SharedFetch], None]) -> None:
+        self._work = work
+        self._done = done
+        self._lock = threading.Lock()
+        self._claimed = False
+        self._arrival: Future[Arrival] = Future()
+
+    def run(self, timeout: float | None) -> None:
+        """Fetch, in so many seconds, unless somebody else has begun."""
+        with self._lock:
+            if self._claimed:
+                return
+            self._claimed = True
+        try:
+            self._arrival.set_result(self._work(timeout))
+        except BaseException as exc:
+            self._arrival.set_exception(exc)
+            if not isinstance(exc, Exception):
+                raise
+        finally:
+            self._done(self)
+
+    def run_or_wait(self, timeout: float | None) -> Arrival:
+        """Fetch, or wait for who does; raise what that raised, or `TimeoutError` if it is not done in time."""
+        self.run(timeout)
+        return self._arrival.result(timeout)
+
+
 class Incoming:
     """Fetches bundles of torch's caches.
 
     Args:
-        store: waits for the store, so many seconds at most.
-        host: whose caches.
-        counters: of the session.
-        files: which files of a kernel folder to write.
-        failed: told of what went wrong in the background.
+        context: of the session.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Callable[[float | None], Store],
-        host: Callable[[], Host],
-        counters: Counters,
-        files: Files,
-        failed: Callable[[Exception], None],
-    ) -> None:
-        self._store, self._host, self._counters, self._files, self._failed = store, host, counters, files, failed
-        self._flights: Flights[Arrival] = Flights()
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._lock = threading.Lock()
+        self._fetches: dict[tuple[str, str], SharedFetch] = {}
         self._expected: dict[tuple[str, str], frozenset[str]] = {}
         self._unusable: dict[tuple[str, str, str], int] = {}
         self._damaged: set[tuple[str, str, str]] = set()
@@ -110,21 +125,20 @@ class Incoming:
             TritonSyncError: it failed.
             TimeoutError: another thread takes longer (`concurrent.futures.TimeoutError`).
         """
-        flight = self._flights.plan(kind, key, lambda seconds: self._fetch(kind, key, seen, seconds))
-        flight.run(timeout)
-        return flight.result(timeout)
+        return self._plan(kind, key, lambda seconds: self._fetch(kind, key, seen, seconds)).run_or_wait(timeout)
 
-    def under_way(self, kind: str, key: str) -> Flight[Arrival] | None:
+    def under_way(self, kind: str, key: str) -> SharedFetch | None:
         """Return the fetch of this key, if one is under way or planned."""
-        return self._flights.get(kind, key)
+        with self._lock:
+            return self._fetches.get((kind, key))
 
-    def expect(self, kind: str, graphs: Mapping[str, Collection[str]]) -> None:
+    def fetch_variants(self, kind: str, graphs: Mapping[str, Collection[str]]) -> None:
         """Begin to fetch exactly these variants of these keys, all at once; those that are here are left alone."""
         for key, variants in graphs.items():
             with self._lock:
                 self._expected[kind, key] = self._expected.get((kind, key), frozenset()) | frozenset(variants)
             if self._is_wanted(kind, key):
-                start_thread(functools.partial(self._in_background(kind, key).run, BACKGROUND_S))
+                start_thread(functools.partial(self._in_background(kind, key).run, times.BACKGROUND_S))
 
     def fetch_ahead(self, entries: Sequence[WorkloadEntry]) -> None:
         """Fetch what an earlier run used, a few at a time; return when that is done."""
@@ -132,9 +146,9 @@ class Incoming:
         for entry in entries[:MAX_AHEAD]:
             if entry.kind in ("aot_autograd", "fx_graph") and self._is_wanted(entry.kind, entry.key):
                 wanted.setdefault((entry.kind, entry.key), set()).add(entry.variant)
-        flights = {self._in_background(kind, key, frozenset(names)) for (kind, key), names in wanted.items()}
-        if flights:
-            in_parallel(lambda flight: flight.run(BACKGROUND_S), flights, AHEAD_AT_ONCE)
+        planned = {self._in_background(kind, key, frozenset(names)) for (kind, key), names in wanted.items()}
+        if planned:
+            in_parallel(lambda fetch: fetch.run(times.BACKGROUND_S), planned, AHEAD_AT_ONCE)
 
     def came_from_bucket(self, kind: str, key: str) -> Mapping[str, Manifest]:
         """Return the manifests of what this process brought here for a key, by variant."""
@@ -164,21 +178,32 @@ class Incoming:
             return frozenset()
 
     def _folder(self, kind: str, key: str) -> Path:
-        return value_path(self._host().caches().inductor, kind, key, "0" * 64).parent
+        return value_path(self._context.host().caches().inductor, kind, key, "0" * 64).parent
 
     def _is_wanted(self, kind: str, key: str) -> bool:
-        return self._flights.get(kind, key) is None and not is_key_here(self._host().caches().inductor, kind, key)
+        return self.under_way(kind, key) is None and not is_key_here(self._context.host().caches().inductor, kind, key)
 
-    def _in_background(self, kind: str, key: str, variants: frozenset[str] | None = None) -> Flight[Arrival]:
+    def _in_background(self, kind: str, key: str, variants: frozenset[str] | None = None) -> SharedFetch:
         def work(timeout: float | None) -> Arrival:
             try:
                 return self._fetch(kind, key, (), timeout, variants)
             except TritonSyncError as exc:
                 # Whoever waits for it asks again, and meets the error itself.
-                self._failed(exc)
+                self._context.waits.failed(exc)
                 return Arrival(asked=False)
 
-        return self._flights.plan(kind, key, work)
+        return self._plan(kind, key, work)
+
+    def _plan(self, kind: str, key: str, work: Callable[[float | None], Arrival]) -> SharedFetch:
+        """Return the fetch of this key, and a new one for this work, given its seconds, if there is none."""
+
+        def done(fetch: SharedFetch) -> None:
+            with self._lock:
+                if self._fetches.get((kind, key)) is fetch:
+                    del self._fetches[kind, key]
+
+        with self._lock:
+            return self._fetches.setdefault((kind, key), SharedFetch(work, done))
 
     def _fetch(
         self,
@@ -189,8 +214,9 @@ class Incoming:
         variants: frozenset[str] | None = None,
     ) -> Arrival:
         deadline = Deadline(timeout)
-        store = self._store(deadline.left)
-        inductor = self._host().caches().inductor
+        store = self._context.reader(deadline.left)
+        caches = self._context.host().caches()
+        inductor = caches.inductor
         with host_lock(inductor, f"{kind}/{key}", timeout=deadline.left):
             # Another process of this host may have had the lock until now.
             fresh = sorted(self.names(kind, key) - set(seen))
@@ -199,34 +225,33 @@ class Incoming:
             with self._lock:
                 # Somebody who has tried some already is to see them all.
                 variants = None if seen else self._expected.get((kind, key), variants)
-            store.cpu = self._host().cpu()
             found = store.load(
                 kind,
                 key,
                 variants=variants,
-                have=self._is_here if is_key_here(inductor, kind, key) else None,
+                have=functools.partial(is_here, caches=caches) if is_key_here(inductor, kind, key) else None,
                 timeout=deadline.left,
             )
-            return Arrival(tuple(self._bring(kind, key, found)))
+            return Arrival(tuple(self._restore(kind, key, found, caches)))
 
-    def _bring(self, kind: str, key: str, found: Found) -> Iterable[Value]:
+    def _restore(self, kind: str, key: str, found: Found, caches: LocalCaches) -> Iterable[Value]:
         with self._lock:
             self._damaged.update((kind, key, variant) for variant in found.damaged)
             self._autotune.setdefault((kind, key), set()).update(found.autotune)
         values = []
         for loaded in found.bundles:
             try:
-                restored = restore(loaded.bundle, self._host().caches(), autotune=found.autotune, files=self._files)
+                restored = restore(loaded.bundle, caches, autotune=found.autotune, files=self._context.settings.files)
             except FormatError as exc:
                 log.warning("%s cannot be used: %s", loaded.place.prefix, exc)
                 with self._lock:
                     self._unusable[kind, key, loaded.manifest.variant] = loaded.manifest.generation
                 continue
-            self._counters.add(kernels_fetched=restored.emitted, conflicts=len(restored.conflicts))
+            self._context.counters.add(kernels_fetched=restored.emitted, conflicts=len(restored.conflicts))
             if restored.value is not None:
                 with self._lock:
                     self._brought.setdefault((kind, key), {})[loaded.manifest.variant] = loaded.manifest
-                values.append(Value(self._name(loaded.manifest), restored.value, loaded.manifest))
+                values.append(Value(name_of(loaded.manifest) or "", restored.value, loaded.manifest))
         return values
 
     def _read(self, kind: str, key: str, names: Iterable[str]) -> Iterable[Value]:
@@ -236,16 +261,6 @@ class Incoming:
                 yield Value(name, (folder / name).read_bytes(), None)
             except OSError as exc:  # noqa: PERF203 - each may fail by itself
                 log.info("%s cannot be read: %s", folder / name, exc)
-
-    def _is_here(self, manifest: Manifest) -> bool:
-        caches = self._host().caches()
-        value = manifest.value
-        if value is None or not is_value_here(caches.inductor, manifest.kind, manifest.key, value):
-            return False
-        return all(is_kernel_here(caches.folder_of(k, manifest.kind) / k.hash) for k in manifest.kernels)
-
-    def _name(self, manifest: Manifest) -> str:
-        return name_of(manifest) or ""
 
 
 def name_of(manifest: Manifest) -> str | None:

@@ -9,21 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 
+from tritonsync import times
 from tritonsync.errors import AccessDeniedError, LocalCacheError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.facts import ValueFacts
 from tritonsync.format.value import bundle_of_value, facts_of_value
-from tritonsync.local import inductordir
-from tritonsync.local.autotune import autotune_results, results_of
-from tritonsync.session.counters import Counters
-from tritonsync.session.host import Host
+from tritonsync.local import inductor_cache
+from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
+from tritonsync.messages import warn_once
+from tritonsync.session.context import Context
 from tritonsync.session.incoming import Incoming, name_of
-from tritonsync.session.once import warn_once
 from tritonsync.session.uploads import Uploads
+from tritonsync.session.workload import WorkloadRecord
 from tritonsync.store import Published, Store
-from tritonsync.sync.autotune import payloads_of_results
-from tritonsync.sync.caches import LocalCaches
-from tritonsync.sync.gather import gather
+from tritonsync.sync.caches import LocalCaches, gather
 
 __all__ = ["Outgoing"]
 
@@ -31,41 +30,20 @@ log = logging.getLogger(__name__)
 
 #: Ranks of uploads: first what makes a bundle exist, then what belongs to it, then what it can be loaded without.
 PUBLISH, BELONGINGS, COMPLETE = 0, 1, 2
-#: Seconds that one upload may take.
-UPLOAD_S = 120.0
-#: A random pause of at most so many seconds before a writer looks whether its bundle is there: of a hundred workers
-#: that start cold together, most then find the bundle of the first.
-HERD_S = 0.5
-#: Autotuning runs in the first calls after a compile; so many seconds later its results are looked for.
-SETTLED_S = 20.0
 
 
 class Outgoing:
-    """Publishes bundles.
+    """The upload queue, and what goes into it.
 
     Args:
-        store: waits for the store, so many seconds at most.
-        host: whose caches.
-        incoming: what came from the bucket.
-        counters: of the session.
-        used: told kind, key and variant of each bundle that is in the bucket now.
-        writes: whether the bucket may be written.
-        failed: told of what went wrong.
+        context: of the session.
+        incoming: knows what came from the bucket.
+        record: told of each bundle that is in the bucket now.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Callable[[float | None], Store],
-        host: Callable[[], Host],
-        incoming: Incoming,
-        counters: Counters,
-        used: Callable[[str, str, str], None],
-        writes: bool,
-        failed: Callable[[Exception], None],
-    ) -> None:
-        self._store, self._host, self._incoming, self._counters = store, host, incoming, counters
-        self._used, self._writes, self._failed = used, writes, failed
+    def __init__(self, context: Context, incoming: Incoming, record: WorkloadRecord) -> None:
+        self._context, self._incoming, self._record = context, incoming, record
+        self._writes = context.settings.may_write
         self._queue = Uploads(self._upload_failed)
         self._lock = threading.RLock()
         self._facts: dict[tuple[str, str], ValueFacts] = {}
@@ -81,8 +59,8 @@ class Outgoing:
         """Whether nothing waits to be uploaded."""
         return self._queue.is_idle
 
-    def value(self, kind: str, key: str, data: bytes, refused: Collection[str]) -> None:
-        """Publish a value that torch has just made, with its kernels.
+    def enqueue_value(self, kind: str, key: str, data: bytes, refused: Collection[str]) -> None:
+        """Queue a value that torch has just made, with its kernels.
 
         Args:
             kind: `fx_graph` or `aot_autograd`.
@@ -90,23 +68,28 @@ class Outgoing:
             data: the value.
             refused: file names of the values that torch was offered under this key, and made this one all the same.
         """
-        caches, cpu = self._host().caches(), self._host().cpu()
+        caches, cpu = self._context.host().caches(), self._context.host().cpu()
         with self._lock:
             self._made.add((kind, key))
         self._submit(lambda: self._value(kind, key, data, frozenset(refused), caches, cpu), size=len(data))
 
-    def bundle(self, make: Callable[[], Bundle | None], after: int = -1, reread: bool = False) -> None:
-        """Publish the bundle that `make` returns on an upload thread. `after`, `reread`: see `Store.publish`."""
+    def enqueue(self, make: Callable[[], Bundle | None], after: int = -1, reread: bool = False) -> None:
+        """Queue the bundle that `make` returns on an upload thread. `after`, `reread`: see `Store.publish`."""
 
         def work() -> None:
             bundle = make()
             if bundle is not None and self._writes:
-                self._published(bundle, self._ready().publish(bundle, after=after, reread=reread, timeout=UPLOAD_S))
+                self._published(
+                    bundle,
+                    self._context.writer(times.UPLOAD_S).publish(
+                        bundle, after=after, reread=reread, timeout=times.UPLOAD_S
+                    ),
+                )
 
         self._submit(work)
 
-    def newest(self, kind: str, key: str, data: bytes) -> None:
-        """Note the latest state of a value that changes; it is published once, at the end."""
+    def enqueue_newest(self, kind: str, key: str, data: bytes) -> None:
+        """Keep the latest state of a value that changes; it is published once, at the end."""
         with self._lock:
             self._newest[kind, key] = data
 
@@ -115,7 +98,7 @@ class Outgoing:
         with self._lock:
             self._graphs.add((kind, key))
 
-    def note_tuned(self, folder: str, name: str) -> None:
+    def note_autotuned(self, folder: str, name: str) -> None:
         """Note that this process has saved an autotune result."""
         with self._lock:
             self._saved.add((folder, name))
@@ -134,24 +117,17 @@ class Outgoing:
             for work in last:
                 self._queue.submit(functools.partial(self._finish, work), rank=BELONGINGS)
         self._queue.flush(end - time.monotonic())
-        self._counters.add(dropped=self._queue.drop())
+        self._context.counters.add(dropped=self._queue.drop())
 
     def close(self) -> None:
         """Drop what is still queued, and take no more."""
-        self._counters.add(dropped=self._queue.close())
+        self._context.counters.add(dropped=self._queue.close())
 
     def _submit(self, work: Callable[[], None], *, rank: int = PUBLISH, size: int = 0) -> None:
-        delay = random.uniform(0, HERD_S) if rank == PUBLISH else 0.0  # noqa: S311 - not a secret
+        delay = random.uniform(0, times.HERD_S) if rank == PUBLISH else 0.0  # noqa: S311 - not a secret
         if not self._queue.submit(work, rank=rank, delay=delay, size=size):
-            self._counters.add(dropped=1)
+            self._context.counters.add(dropped=1)
             warn_once(log, "queue", "the upload queue is full; some results of this run will not be in the bucket")
-
-    def _ready(self) -> Store:
-        """Return the store, set for a bundle made now."""
-        store = self._store(UPLOAD_S)
-        store.environment = self._host().environment()
-        store.cpu = self._host().cpu()
-        return store
 
     def _value(self, kind: str, key: str, data: bytes, refused: frozenset[str], caches: LocalCaches, cpu: str) -> None:
         facts = facts_of_value(data)
@@ -162,45 +138,49 @@ class Outgoing:
                 # It was no use because one of its graphs was not to be had; there is nothing wrong with it.
                 refused = frozenset()
         bundle = gather(kind, key, data, facts, caches, cpu=cpu)
-        self._counters.add(kernels_compiled=len({kernel.hash for kernel in bundle.kernels}))
+        self._context.counters.add(kernels_compiled=len({kernel.hash for kernel in bundle.kernels}))
         if not self._writes:
             return
-        store = self._ready()
+        store = self._context.writer(times.UPLOAD_S)
         after = self._incoming.unusable(kind, key, bundle.variant)
         if refused:
-            there = store.load(kind, key, variants=(bundle.variant,), have=lambda _: True, timeout=UPLOAD_S).present
+            there = store.load(
+                kind, key, variants=(bundle.variant,), have=lambda _: True, timeout=times.UPLOAD_S
+            ).present
             after = max([after, *(manifest.generation for manifest in there if name_of(manifest) in refused)])
         reread = self._incoming.is_damaged(kind, key, bundle.variant)
-        self._published(bundle, store.publish(bundle, after=after, reread=reread, timeout=UPLOAD_S))
+        self._published(bundle, store.publish(bundle, after=after, reread=reread, timeout=times.UPLOAD_S))
         with self._lock:
             soon = time.monotonic() >= self._look_at
             if soon:
-                self._look_at = time.monotonic() + SETTLED_S
+                self._look_at = time.monotonic() + times.AUTOTUNED_AFTER_S
         if soon:
-            self._queue.submit(self._autotune, rank=BELONGINGS, delay=SETTLED_S)
+            self._queue.submit(self._autotune, rank=BELONGINGS, delay=times.AUTOTUNED_AFTER_S)
 
     def _published(self, bundle: Bundle, published: Published) -> None:
         if published.place is None:
             return
-        self._used(bundle.kind, bundle.key, bundle.variant)
+        self._record.note(bundle.kind, bundle.key, bundle.variant)
         if published.created:
-            self._counters.add(published=1)
+            self._context.counters.add(published=1)
             size = sum(kernel.size for kernel in bundle.kernels) + sum(p.size for p in bundle.payloads)
             self._queue.submit(
                 lambda: self._complete(published), rank=COMPLETE, size=size
             )  # full: the bundle can be loaded without
 
     def _complete(self, published: Published) -> None:
-        self._ready().complete(published, timeout=UPLOAD_S)
+        self._context.writer(times.UPLOAD_S).complete(published, timeout=times.UPLOAD_S)
 
     def _finish(self, work: Callable[[Store], None]) -> None:
-        work(self._ready())
+        work(self._context.writer(times.UPLOAD_S))
 
     def _publish_newest(self, kind: str, key: str, data: bytes) -> None:
-        published = self._ready().publish_newest(bundle_of_value(kind, key, data), timeout=UPLOAD_S)
+        published = self._context.writer(times.UPLOAD_S).publish_newest(
+            bundle_of_value(kind, key, data), timeout=times.UPLOAD_S
+        )
         if published.place is not None:
-            self._counters.add(published=int(published.created))
-            self._used(kind, key, published.place.variant)
+            self._context.counters.add(published=int(published.created))
+            self._record.note(kind, key, published.place.variant)
 
     def _autotune(self) -> None:
         """Publish autotune results, each with the graphs it belongs to.
@@ -208,7 +188,7 @@ class Outgoing:
         For graphs made here, all that there are: an older graph may have the same kernel. For others, what this process
         has saved.
         """
-        inductor = self._host().caches().inductor
+        inductor = self._context.host().caches().inductor
         results = autotune_results(inductor)
         with self._lock:
             recent = [result for result in results if (result.folder, result.name) in self._saved]
@@ -219,7 +199,7 @@ class Outgoing:
             known = self._incoming.autotune(kind, key) | self._tuned.setdefault((kind, key), set())
             new = {name: data for name, data in mine.items() if name not in known}
             if new:
-                self._ready().publish_autotune(kind, key, new, timeout=UPLOAD_S)
+                self._context.writer(times.UPLOAD_S).publish_autotune(kind, key, new, timeout=times.UPLOAD_S)
                 self._tuned[kind, key].update(new)
 
     def _facts_of(self, kind: str, key: str) -> ValueFacts:
@@ -228,9 +208,9 @@ class Outgoing:
             known = self._facts.get((kind, key))
         if known is None:
             known = ValueFacts()
-            folder = inductordir.value_path(self._host().caches().inductor, kind, key, "0" * 64).parent
+            folder = inductor_cache.value_path(self._context.host().caches().inductor, kind, key, "0" * 64).parent
             for name in self._incoming.names(kind, key):
-                data = inductordir.read_value(inductordir.LocalValue(kind, key, folder / name))
+                data = inductor_cache.read_value(inductor_cache.LocalValue(kind, key, folder / name))
                 facts = ValueFacts() if data is None else facts_of_value(data)
                 known = ValueFacts(
                     kernel_sources=known.kernel_sources | facts.kernel_sources,
@@ -241,11 +221,11 @@ class Outgoing:
         return known
 
     def _upload_failed(self, exc: Exception) -> None:
-        self._counters.add(dropped=1)
+        self._context.counters.add(dropped=1)
         if isinstance(exc, AccessDeniedError):
             self._writes = False
             warn_once(log, "denied", "this run publishes nothing: %s", exc)
         elif isinstance(exc, LocalCacheError):
             warn_once(log, "local", "a result is left out: %s", exc)
         else:
-            self._failed(exc)
+            self._context.waits.failed(exc)

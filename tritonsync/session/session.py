@@ -3,13 +3,14 @@
 ::
 
     session.start(settings)           called by a plugin; `current()` returns the session, None while it is off
-    session.current().lookup(...)     one look into the bucket
-    session.current().obtain(...)     ... with the result in this host's caches
-    session.current().publish(...)    in the background
+    session.current().look_up(...)    a lookup of torch for a graph (lookup.py)
+    session.current().fetch_kernel(.) a lookup of Triton for a plain kernel (plain_kernels.py)
+    session.current().enqueue(...)    publish in the background (outgoing.py)
     session.stop()                    flushes, and says the line at exit; runs by itself when the process ends
 
-A forked child has a session of its own, made when it is first asked for: connections and threads do not survive a fork.
-No method raises because of the bucket: what cannot be had is a miss, said once per cause.
+Plugins use its verbs and never its parts. A forked child has a session of its own, made when it is first asked for:
+connections and threads do not survive a fork. No method raises because of the bucket: what cannot be had is a miss,
+said once per cause.
 """
 
 from __future__ import annotations
@@ -20,29 +21,31 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from tritonsync import times
 from tritonsync.format.bundle import Bundle
+from tritonsync.format.layout import FORMAT_OBJECT
 from tritonsync.format.manifest import Manifest
-from tritonsync.format.objects import MARKER
-from tritonsync.remote.calls import prepare_for_end
-from tritonsync.remote.stats import BucketStats
-from tritonsync.session.asking import Asking
-from tritonsync.session.contact import Contact
+from tritonsync.remote.bucket import BucketStats
+from tritonsync.remote.threads import prepare_for_end
+from tritonsync.session.context import Connection, Context, Host, plain_host
 from tritonsync.session.counters import Counters, Counts, summary
-from tritonsync.session.ending import at_end, at_sigterm
-from tritonsync.session.host import Host, plain_host
-from tritonsync.session.incoming import Arrival, Incoming, Value
-from tritonsync.session.loose import LooseKernels
-from tritonsync.session.outgoing import UPLOAD_S, Outgoing
-from tritonsync.session.record import Record, entries_of, program_name
+from tritonsync.session.incoming import Incoming, Value
+from tritonsync.session.lookup import GraphLookup, GraphLookups
+from tritonsync.session.outgoing import Outgoing
+from tritonsync.session.plain_kernels import PlainKernels
+from tritonsync.session.process import at_end, at_sigterm
+from tritonsync.session.waits import Waits
+from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
 from tritonsync.settings import Settings
 from tritonsync.store import Store
-from tritonsync.store.reader import MAX_VARIANTS, Found
+from tritonsync.store.reader import Found
 from tritonsync.watch.report import Reporter
 
-__all__ = ["Arrival", "Found", "Session", "Value", "current", "set_host", "start", "stop"]
+__all__ = ["Found", "GraphLookup", "Host", "Session", "Value", "current", "set_host", "start", "stop"]
 
 log = logging.getLogger(__name__)
 
@@ -57,51 +60,32 @@ class Session:
 
     Attributes:
         settings: as given.
-        counters: what is said at exit.
-        budget: seconds that the program may still wait in vain.
     """
 
     def __init__(self, settings: Settings, host: Host | None = None, *, is_helper: bool = False) -> None:
         self.settings = settings
-        self.counters = Counters()
-        self._asking = Asking(settings.budget_s, self.counters)
-        self.budget = self._asking.budget
         self._host = host
         self._is_helper = is_helper
         self._ended = False
         self._has_ended = threading.Event()
         self._handles_sigterm = False
         self._lock = threading.RLock()
-        self._go_ahead = threading.Event()
-        self._record = Record(None if is_helper else settings.workload or program_name(sys.argv))
+        self._graph_caches_known = threading.Event()
         self._last: Manifest | None = None
         if settings.may_write and not is_helper:
             prepare_for_end()
-        self._contact = Contact(settings, self._greet, self._fetch_ahead)
-        self.incoming = Incoming(
-            store=self._wait_for_store,
-            host=lambda: self.host,
-            counters=self.counters,
-            files=settings.files,
-            failed=self._asking.failed,
-        )
-        self.outgoing = Outgoing(
-            store=self._wait_for_store,
-            host=lambda: self.host,
-            incoming=self.incoming,
-            counters=self.counters,
-            used=self._record.note,
-            writes=settings.may_write,
-            failed=self._asking.failed,
-        )
-        self.loose = LooseKernels(
-            store=self._wait_for_store,
-            host=lambda: self.host,
-            record=self._record,
-            counters=self.counters,
-            files=settings.files,
-            failed=self._asking.failed,
-        )
+        self._counters = Counters()
+        self._waits = Waits(settings.budget_s, self._counters)
+        self._connection = Connection(settings, self._load_record, self._fetch_ahead)
+        self._record = WorkloadRecord(None if is_helper else settings.workload or program_name(sys.argv))
+        context = Context(settings, self._connection, lambda: self.host, self._counters, self._waits)
+        self._context = context
+        self._incoming = Incoming(context)
+        self._outgoing = Outgoing(context, self._incoming, self._record)
+        self._lookups = GraphLookups(context, self._incoming, self._outgoing, self._record)
+        self._plain_kernels = PlainKernels(context, self._record)
+
+    # ---- the program ------------------------------------------------------------------------------------------------
 
     @property
     def host(self) -> Host:
@@ -122,97 +106,111 @@ class Session:
     @property
     def is_off(self) -> bool:
         """Whether the bucket is left alone for the rest of this process."""
-        return self._asking.is_off
+        return self._waits.is_off
+
+    @property
+    def counts(self) -> Counts:
+        """What this process has counted so far."""
+        return self._counters.now
 
     @property
     def stats(self) -> BucketStats:
         """What the bucket was asked for."""
-        if not self._contact.is_made:
+        if not self._connection.is_made:
             return BucketStats()
-        return self._contact.store(0).bucket.stats
+        return self._connection.store(0).bucket.stats
 
     def begin(self) -> None:
-        """Make contact in the background. Returns at once."""
-        self._contact.begin()
+        """Connect in the background. Returns at once."""
+        self._connection.begin()
 
-    def go_ahead(self) -> None:
-        """Say that the caches of the program are known, so that what its last run used can be fetched ahead."""
-        self._go_ahead.set()
+    def graph_caches_are_known(self) -> None:
+        """Say that torch's caches are as expected, so that the graphs of the last run can be fetched ahead."""
+        self._graph_caches_known.set()
 
-    def lookup(
-        self,
-        kind: str,
-        key: str,
-        *,
-        variants: Collection[str] | None = None,
-        newest: int = MAX_VARIANTS,
-        have: Callable[[Manifest], bool] | None = None,
-    ) -> Found:
-        """Look into the bucket, within the budget; see `Reader.load`. Trouble of any kind is a miss."""
+    def kernel_cache_is_known(self) -> None:
+        """Say that Triton is here, so that the plain kernels of the last run can be fetched ahead."""
+        self._plain_kernels.cache_is_known()
 
-        def ask() -> Found:
-            store = self._wait_for_store(self.budget.left)
-            store.cpu = self.host.cpu()
-            return store.load(kind, key, variants=variants, newest=newest, have=have, timeout=self.budget.left)
+    def own_time(self) -> AbstractContextManager[None]:
+        """Count the time of a block as ours."""
+        return self._counters.own()
 
-        return self._asking.ask(ask, Found(), lambda found: bool(found.bundles or found.present))
+    # ---- from the bucket --------------------------------------------------------------------------------------------
 
-    def obtain(self, kind: str, key: str, seen: Collection[str]) -> Arrival:
-        """Bring the values of a graph's key into this host's caches, with their kernels and autotune results.
+    def look_up(self, kind: str, key: str) -> GraphLookup:
+        """Begin a lookup of torch for the value of a graph.
 
         Args:
             kind: `fx_graph` or `aot_autograd`.
             key: the key there.
-            seen: file names of values that torch has tried.
         """
-        return self._asking.ask(
-            lambda: self.incoming.fetch(kind, key, seen, self.budget.left), Arrival(), _brought_something, _was_asked
-        )
+        return self._lookups.begin(kind, key)
 
-    def join(self, kind: str, key: str) -> None:
-        """Wait for the fetch of this key, if one is under way: what it brings is then in this host's caches."""
-        flight = self.incoming.under_way(kind, key)
-        if flight is None:
-            return
+    def newest(self, kind: str, key: str) -> Found:
+        """Look for the newest bundle of a key, within the budget. Trouble of any kind is a miss."""
 
-        def land() -> Arrival:
-            # One that is only planned would wait for its turn among the others: it is run here.
-            flight.run(self.budget.left)
-            return flight.result(self.budget.left)
+        def load() -> Found:
+            left = self._waits.budget.left
+            return self._context.reader(left).load(kind, key, newest=1, timeout=self._waits.budget.left)
 
-        self._asking.ask(land, Arrival(), _brought_something, _was_asked)
+        found = self._waits.wait_for(load, Found(), lambda found: bool(found.bundles))
+        for loaded in found.bundles:
+            self._record.note(kind, key, loaded.manifest.variant)
+        return found
 
-    def obtain_kernel(self, key: str, variant: str, base: Path) -> bool:
-        """Bring a kernel of no graph into the folder `<base>/<key>`; return whether it is there now."""
-        return self._asking.ask(lambda: self.loose.fetch(key, variant, base, self.budget.left), False, bool)
+    def fetch_kernel(self, key: str, variant: str, base: Path) -> bool:
+        """Bring a plain kernel into the folder `<base>/<key>`; return whether it is there now."""
+        left = self._waits.budget
+        found = self._waits.wait_for(lambda: self._plain_kernels.fetch(key, variant, base, left.left), False, bool)
+        if not found:
+            self._counters.add(misses=1)
+        return found
 
-    def publish_value(self, kind: str, key: str, data: bytes, refused: Collection[str] = ()) -> None:
-        """Publish a value of torch in the background; see `Outgoing.value`."""
+    # ---- what the program did ---------------------------------------------------------------------------------------
+
+    def note_kernel_used(self, key: str, folder: Path) -> None:
+        """Note that Triton has taken a plain kernel from its cache, where it lies in `folder`."""
+        self._plain_kernels.note_used(key, folder)
+
+    def note_autotuned(self, folder: str, name: str) -> None:
+        """Note that this process has saved an autotune result, `<folder>/<name>` in Inductor's cache."""
+        self._outgoing.note_autotuned(folder, name)
+
+    # ---- to the bucket ----------------------------------------------------------------------------------------------
+
+    def enqueue_value(self, kind: str, key: str, data: bytes) -> None:
+        """Publish, in the background, a value that torch has made, with its kernels."""
+        self._record.note(kind, key)
         if not self.is_off:
             self._watch_for_sigterm()
-            self.outgoing.value(kind, key, data, refused)
+            self._outgoing.enqueue_value(kind, key, data, self._lookups.offered(kind, key))
 
-    def publish(self, make: Callable[[], Bundle | None], *, after: int = -1, reread: bool = False) -> None:
-        """Publish in the background the bundle that `make` returns there; None: nothing is published.
-
-        Args:
-            make: called on another thread.
-            after: the highest generation of it that proved unusable, -1 for none.
-            reread: whether what the bucket holds looked damaged.
-        """
-        if not self.is_off and self.settings.may_write:
-            self._watch_for_sigterm()
-            self.outgoing.bundle(make, after, reread)
-
-    def publish_newest(self, kind: str, key: str, data: bytes) -> None:
+    def enqueue_newest(self, kind: str, key: str, data: bytes) -> None:
         """Publish the last state of a value that changes (`pgo`) at the end of the process."""
         if not self.is_off and self.settings.may_write:
             self._watch_for_sigterm()
-            self.outgoing.newest(kind, key, data)
+            self._outgoing.enqueue_newest(kind, key, data)
 
-    def note_used(self, kind: str, key: str, variant: str | None = None) -> None:
-        """Record that this run used a key; with the variant, where it is in the bucket."""
-        self._record.note(kind, key, variant)
+    def enqueue_kernel(
+        self, key: str, variant: str, folder: Path, make: Callable[[], Bundle | None], *, is_compiled: bool
+    ) -> None:
+        """Publish, in the background, what Triton has made for itself.
+
+        Args:
+            key: the kernel's hash.
+            variant: of the bundle.
+            folder: where it lies.
+            make: called on another thread; returns the bundle, or None where there is nothing to be published.
+            is_compiled: whether it counts as a kernel that was compiled here.
+        """
+        self._counters.add(kernels_compiled=int(is_compiled))
+        after, reread = self._plain_kernels.note_made(key, variant, folder)
+        if not self.is_off and self.settings.may_write:
+            self._watch_for_sigterm()
+            self._outgoing.enqueue(make, after, reread)
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Upload what is there to be uploaded, in the time that there is for it; the session goes on."""
@@ -225,74 +223,66 @@ class Session:
         """Flush what is to be uploaded, say the line, and do nothing more."""
         with self._lock:
             is_first, self._ended = not self._ended, True
-        self._asking.end()
+        self._waits.end()
         if not is_first:
             # Another thread is at it (see `at_sigterm`), and a process that ends now would cut it short.
             self._has_ended.wait(self.settings.flush_s)
             return
         try:
             self._flush()
-            self.outgoing.close()
+            self._outgoing.close()
             self._say()
         finally:
             self._has_ended.set()
 
     def _flush(self) -> None:
         if not self.is_off and self.settings.may_write:
-            last = [self._publish_record] if self._record.is_new() or not self.outgoing.is_idle else []
-            self.outgoing.flush(self.settings.flush_s, last)
+            last = [self._publish_record] if self._record.is_new() or not self._outgoing.is_idle else []
+            self._outgoing.flush(self.settings.flush_s, last)
 
     def _publish_record(self, store: Store) -> None:
         if self._record.is_new():
-            self._record.publish(store, str(self.host.caches().inductor), UPLOAD_S, self.loose.collect)
+            inductor = str(self.host.caches().inductor)
+            self._record.publish(store, inductor, times.UPLOAD_S, self._plain_kernels.collect)
 
     def _say(self) -> None:
         stats = self.stats
         if self.settings.report_dir is not None:
-            counted = {**dataclasses.asdict(self.counters.now), **dataclasses.asdict(stats)}
+            counted = {**dataclasses.asdict(self.counts), **dataclasses.asdict(stats)}
             Reporter(self.settings.report_dir).say("counts", counts=counted)
-        if self.settings.quiet or self._is_helper or self.counters.now.is_idle:
+        if self.settings.quiet or self._is_helper or self.counts.is_idle:
             return
-        line = summary(self.counters.now, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up)
+        line = summary(self.counts, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up)
         with contextlib.suppress(Exception):  # a closed or broken stderr is no reason to fail at exit
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
-    def _wait_for_store(self, timeout: float | None) -> Store:
-        return self._contact.store(timeout)
+    # ---- in the background ------------------------------------------------------------------------------------------
 
-    def _greet(self, store: Store) -> None:
-        """Make the first request, for what the last run used; on the contact's thread."""
+    def _load_record(self, store: Store) -> None:
+        """Make the first request, for what the last run used; on the connection's thread."""
         try:
             self._last = self._record.load(store)
             if self._record.name is None:
-                store.bucket.get(MARKER)
+                store.bucket.get(FORMAT_OBJECT)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
-            self._asking.failed(exc)
+            self._waits.failed(exc)
 
     def _fetch_ahead(self) -> None:
         """Fetch what the last run used, on the same thread."""
         last = self._last
-        self.loose.begin(last)
+        self._plain_kernels.begin(last)
         try:
             entries = entries_of(last)
             if entries:
-                self._go_ahead.wait()
-                self.incoming.fetch_ahead(entries)
+                self._graph_caches_known.wait()
+                self._incoming.fetch_ahead(entries)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
-            self._asking.failed(exc)
+            self._waits.failed(exc)
 
     def _watch_for_sigterm(self) -> None:
         if not self._handles_sigterm and self.settings.may_write:
             self._handles_sigterm = at_sigterm(self.stop)
-
-
-def _brought_something(arrival: Arrival) -> bool:
-    return bool(arrival.values)
-
-
-def _was_asked(arrival: Arrival) -> bool:
-    return arrival.asked
 
 
 _lock = threading.RLock()
@@ -348,7 +338,7 @@ def stop() -> Counts | None:
     if session is None:
         return None
     session.stop()
-    return session.counters.now
+    return session.counts
 
 
 def _in_child() -> None:

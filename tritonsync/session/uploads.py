@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 
+from tritonsync import times
 from tritonsync.errors import AccessDeniedError, BucketNotFoundError, RemoteError
-from tritonsync.remote.crew import crew
+from tritonsync.remote.threads import daemon_threads
 
 __all__ = ["Uploads"]
 
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 CAPACITY = 256
 #: Bytes that may wait.
 CAPACITY_BYTES = 1 << 30
-#: Seconds after which a job that met a bucket in trouble is tried once more: longer than the bucket is left alone then.
-RETRY_S = 35.0
 _THREADS = 2
 
 
@@ -70,7 +69,7 @@ class Uploads:
                 return False
             self._jobs.append(_Job(work, rank, next(self._numbers), time.monotonic() + delay, size))
             self._bytes += size
-            if self._threads < _THREADS and crew.start(self._run):
+            if self._threads < _THREADS and daemon_threads.start(self._run):
                 self._threads += 1
             self._changed.notify_all()
         return True
@@ -145,7 +144,7 @@ class Uploads:
         with self._changed:
             if not may_pass or job.is_again or self._flushing or self._closed:
                 return False
-            self._jobs.append(dataclasses.replace(job, due=time.monotonic() + RETRY_S, is_again=True))
+            self._jobs.append(dataclasses.replace(job, due=time.monotonic() + times.RETRY_UPLOAD_S, is_again=True))
             self._bytes += job.size
             return True
 

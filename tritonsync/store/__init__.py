@@ -1,6 +1,11 @@
-"""The store: bundles out of a bucket (`reader.py`) and into it (`store.py`)."""
+"""Bundles in the bucket: loaded (reader.py), published (writer.py), listed (catalog.py) and checked (verify.py).
+
+It composes the format and the bucket. It may not know the caches of this host.
+
+Imports: errors, times, settings, format, remote.
+"""
 
 from tritonsync.store.reader import Found, Loaded
-from tritonsync.store.store import Published, Store
+from tritonsync.store.writer import Published, Store
 
 __all__ = ["Found", "Loaded", "Published", "Store"]

@@ -36,7 +36,7 @@ def trust_of(settings: Settings) -> TrustPolicy:
         try:
             TrustPolicy.from_pems(pems[-1:])
         except SettingsError as exc:
-            raise SettingsError(f"{variable}, {path}: {exc}") from exc
+            raise SettingsError(f"{variable}, {path}: {exc}", variable=variable, path=path) from exc
     return TrustPolicy.from_pems(pems)
 
 
@@ -44,4 +44,6 @@ def _read(variable: str, path: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
     except OSError as exc:
-        raise SettingsError(f"{variable}: the key file {path} cannot be read: {exc.strerror or exc}") from exc
+        raise SettingsError(
+            f"{variable}: the key file {path} cannot be read: {exc.strerror or exc}", variable=variable, path=path
+        ) from exc

@@ -15,14 +15,13 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tritonsync.errors import FormatError, PackError, RemoteError
-from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import CHANGING, Bundle
+from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix, parse_manifest_name
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
-from tritonsync.format.objects import AUTOTUNE, BundlePlace, key_prefix, parse_manifest_name
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.remote.bucket import Bucket, ObjectInfo
-from tritonsync.remote.deadline import Deadline
+from tritonsync.remote.waiting import Deadline
 
 __all__ = ["Found", "Loaded", "Reader"]
 
@@ -32,11 +31,11 @@ log = logging.getLogger(__name__)
 MAX_VARIANTS = 8
 #: Bundles of one variant that are looked at, newest first: generations, and the few duplicates of writers that raced.
 MAX_RIVALS = 8
-#: A pack above this many bytes is fetched only once its manifest has promised the size.
+#: A pack above this many bytes is read only once its manifest has promised the size.
 MAX_UNPROMISED_PACK = 256 * 1024 * 1024
 
 Listing = Mapping[str, ObjectInfo]
-Fetched = Mapping[str, "bytes | RemoteError | None"]
+Objects = Mapping[str, "bytes | RemoteError | None"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Found:
 
     Attributes:
         bundles: the best bundle of each variant that could be loaded, newest first.
-        present: manifests of those that were not fetched, because `have` knew them.
+        present: manifests of those that were not read, because `have` knew them.
         autotune: names and contents of the autotune results under the key.
         damaged: variants that could not be loaded because what lies there is damaged, or looked so.
     """
@@ -97,7 +96,7 @@ class Reader:
             key: the key there.
             variants: only these, if given.
             newest: at most so many variants.
-            have: asked with each manifest; where it says True the pack is not fetched. Costs one more round trip.
+            have: asked with each manifest; where it says True the pack is not read. Costs one more round trip.
             timeout: seconds for all of it.
 
         Raises:
@@ -112,12 +111,12 @@ class Reader:
         if have is None:
             only = [places[0].pack for places in rivals.values() if len(places) == 1]
             names += [name for name in only if name in listing and listing[name].size <= MAX_UNPROMISED_PACK]
-        fetched = self.bucket.get_many(names, timeout=deadline.left)
+        objects = self.bucket.get_many(names, timeout=deadline.left)
         present: list[Manifest] = []
         bundles: list[Loaded] = []
         damaged: set[str] = set()
         for variant, places in rivals.items():
-            candidates = self._candidates(kind, key, places, fetched)
+            candidates = self._candidates(kind, key, places, objects)
             for found, place in candidates:
                 if found.environment.requires not in (None, self.cpu):
                     damaged.discard(variant)  # good, but not for this host
@@ -127,7 +126,7 @@ class Reader:
                     damaged.discard(variant)
                     break
                 try:
-                    bundle = self._content(found, place, fetched.get(place.pack), deadline)
+                    bundle = self._content(found, place, objects.get(place.pack), deadline)
                 except PackError:
                     damaged.add(variant)
                     continue
@@ -135,31 +134,31 @@ class Reader:
                     bundles.append(Loaded(bundle, found, place))
                     damaged.discard(variant)
                     break
-        return Found(tuple(bundles), tuple(present), self._autotune(autotune, fetched), frozenset(damaged))
+        return Found(tuple(bundles), tuple(present), self._autotune(autotune, objects), frozenset(damaged))
 
     def manifest(self, place: BundlePlace, *, timeout: float | None = None) -> Manifest | None:
         """Fetch one manifest; None where it is missing or unfit."""
         data = self.bucket.get(place.manifest, timeout=timeout)
         return self._accept(place, data)
 
-    def fetch(self, manifest: Manifest, place: BundlePlace, *, timeout: float | None = None) -> Bundle | None:
-        """Fetch the content that a manifest promises: from the pack, else from payloads and kernel folders.
+    def load_content(self, manifest: Manifest, *, timeout: float | None = None) -> Bundle | None:
+        """Load the content that a manifest promises: from the pack, else from payloads and kernel folders.
 
         Returns:
             None, with a warning, where that is missing or damaged.
         """
         try:
-            return self._content(manifest, place, None, Deadline(timeout))
+            return self._content(manifest, manifest.place, None, Deadline(timeout))
         except PackError:
             return None
 
     def _candidates(
-        self, kind: str, key: str, places: Iterable[BundlePlace], fetched: Fetched
+        self, kind: str, key: str, places: Iterable[BundlePlace], objects: Objects
     ) -> list[tuple[Manifest, BundlePlace]]:
         """Read the manifests of one variant, highest generation first."""
         found = []
         for place in places:
-            data = fetched.get(place.manifest)
+            data = objects.get(place.manifest)
             accepted = self._accept(place, data)
             if accepted is not None and (accepted.kind, accepted.key) == (kind, key):
                 found.append((accepted, place))
@@ -174,13 +173,10 @@ class Reader:
         if data is None:
             return None
         try:
-            found = manifests.decode(data, place.manifest)
-            _check_place(found, place)
-            (trust or self.trust).check(found, place.manifest)
+            return (trust or self.trust).accept(data, place)
         except FormatError as exc:
             log.warning("left out of the cache: %s", exc)
             return None
-        return found
 
     def _content(
         self, found: Manifest, place: BundlePlace, pack: bytes | RemoteError | None, deadline: Deadline
@@ -216,21 +212,15 @@ class Reader:
                 raise
             return None  # a server that is replacing the pack, or one that lost it
 
-    def _autotune(self, places: Iterable[BundlePlace], fetched: Fetched) -> dict[str, bytes]:
+    def _autotune(self, places: Iterable[BundlePlace], objects: Objects) -> dict[str, bytes]:
         """Unite the autotune results of a key; `places` has the newest first, and the newest wins."""
         results: dict[str, bytes] = {}
         for place in places:
-            data = fetched.get(place.manifest)
+            data = objects.get(place.manifest)
             accepted = None if isinstance(data, RemoteError) else self._accept(place, data)
             for name, text in ((accepted and accepted.inline) or {}).items():
                 results.setdefault(name, text.encode())
         return results
-
-
-def _check_place(manifest: Manifest, place: BundlePlace) -> None:
-    prefix = f"{key_prefix(manifest.kind, manifest.key)}{manifest.variant}/{manifest.bundle_id}/"
-    if prefix != place.prefix:
-        raise FormatError(f"{place.manifest}: holds the manifest of another bundle")
 
 
 def rivals_in(listing: Listing) -> dict[str, list[BundlePlace]]:

@@ -1,16 +1,33 @@
-"""The caches of this host that bundles come from and go to: Inductor's folder, and Triton's, wherever it lies."""
+"""The caches of this host: where they are, and how bundles are gathered from and restored into them.
+
+A restore writes kernels first, then autotune results, then the value that asks for both.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from tritonsync.format.bundle import GRAPHS
+from tritonsync.errors import FormatError, LocalCacheError
+from tritonsync.format.bundle import GRAPHS, Bundle
+from tritonsync.format.facts import ValueFacts
 from tritonsync.format.kernel import Kernel
-from tritonsync.format.manifest import KernelEntry
+from tritonsync.format.manifest import KernelEntry, Manifest
+from tritonsync.format.value import bundle_of_value, has_value, value_of_bundle
+from tritonsync.local import inductor_cache, triton_cache
+from tritonsync.local.autotune import results_of_payloads, write_autotune
+from tritonsync.local.group import is_group
+from tritonsync.local.presence import is_kernel_here, is_value_here
+from tritonsync.settings import Files
 
-__all__ = ["LocalCaches"]
+__all__ = ["LocalCaches", "Restored", "gather", "is_entry_here", "is_here", "restore"]
+
+log = logging.getLogger(__name__)
+
+#: Device folders looked into for the kernels of a value that does not say where it was compiled.
+_ANY_DEVICE = (None, *range(16))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +37,12 @@ class LocalCaches:
     Attributes:
         inductor: Inductor's cache folder.
         graph_kernels: the folder that torch keeps the kernels of graphs in, for a device index.
-        loose_kernels: the same for kernels of no graph; None: kernels that are not kept by device.
+        plain_kernels: the same for kernels of no graph; None: kernels that are not kept by device.
     """
 
     inductor: Path
     graph_kernels: Callable[[int | None], Path]
-    loose_kernels: Callable[[int | None], Path]
+    plain_kernels: Callable[[int | None], Path]
 
     @classmethod
     def at(cls, inductor: Path, triton: Path | None = None, *, by_device: bool = True) -> LocalCaches:
@@ -51,4 +68,111 @@ class LocalCaches:
         """Return the folder that the folder of this kernel belongs into, if it came in a bundle of that kind."""
         if kind in GRAPHS:
             return self.graph_kernels(kernel.device)
-        return self.loose_kernels(kernel.device)
+        return self.plain_kernels(kernel.device)
+
+
+def gather(kind: str, key: str, value: bytes, facts: ValueFacts, caches: LocalCaches, *, cpu: str | None) -> Bundle:
+    """Make the bundle of a value of `FxGraphCache` or `AOTAutogradCache`, with the kernels it names and does not hold.
+
+    torch 2.13 and 2.15 leave the losers of autotuning out of the value while its static autotuners still name them,
+    and drop the whole autotuner when one is missing (pytorch 194918); so every kernel that they name is added from the
+    local folder.
+    """
+    held = bundle_of_value(kind, key, value, cpu=cpu, facts=facts)
+    missing = set(facts.static_kernels) - {kernel.hash for kernel in held.kernels}
+    if not missing:
+        return held
+    devices = {kernel.device for kernel in held.kernels} or _ANY_DEVICE
+    return dataclasses.replace(held, kernels=(*held.kernels, *_collect(sorted(missing), devices, caches)))
+
+
+def _collect(names: Iterable[str], devices: Iterable[int | None], caches: LocalCaches) -> Iterator[Kernel]:
+    for device in devices:
+        for name in names:
+            try:
+                kernel = triton_cache.collect(caches.graph_kernels(device) / name, device)
+            except (LocalCacheError, FormatError) as exc:
+                log.warning("kernel %s is left out: %s", name, exc)
+                continue
+            if kernel is not None:
+                yield kernel
+
+
+def is_here(manifest: Manifest, caches: LocalCaches) -> bool:
+    """Return whether all that a bundle holds is in the caches of this host: its value, and every kernel.
+
+    A folder of helper modules is shared by processes of several kinds, so there only the bundle's own files count.
+
+    Raises:
+        LocalCacheError: something there cannot be read.
+    """
+    value = manifest.value
+    if value is not None and not is_value_here(caches.inductor, manifest.kind, manifest.key, value):
+        return False
+    return all(is_entry_here(kernel, caches.folder_of(kernel, manifest.kind)) for kernel in manifest.kernels)
+
+
+def is_entry_here(kernel: KernelEntry, folder: Path) -> bool:
+    """Return whether a kernel that a manifest promises is in a folder of kernel folders, finished."""
+    files = {file.name for file in kernel.files}
+    if any(map(is_group, files)):
+        return is_kernel_here(folder / kernel.hash)
+    return all((folder / kernel.hash / name).is_file() for name in files)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What came of one bundle.
+
+    Attributes:
+        value: the value, byte for byte as torch made it; None where the bundle has none, or it may not be used here.
+        emitted: kernels written or repaired.
+        present: kernels that were there already.
+        conflicts: hashes of kernels whose folder holds another writer's build, or one that is being made right now.
+    """
+
+    value: bytes | None
+    emitted: int
+    present: int
+    conflicts: tuple[str, ...]
+
+
+def restore(
+    bundle: Bundle, caches: LocalCaches, *, autotune: Mapping[str, bytes] | None = None, files: Files = "all"
+) -> Restored:
+    """Write a bundle into the caches of this host.
+
+    A value with a kernel in conflict is not written: its static autotuners carry the launch facts of their own binary
+    (shared memory, warps), which must not meet another one.
+
+    Args:
+        bundle: checked against its manifest.
+        caches: where to.
+        autotune: the results that lie under the value's key: payload name to content.
+        files: which files of a kernel folder to write.
+
+    Raises:
+        LocalCacheError: a folder cannot be written.
+        FormatError: the bundle does not make up its value, or holds half a kernel.
+    """
+    emitted, present, conflicts = 0, 0, []
+    for kernel in bundle.kernels:
+        folder = caches.folder_of(kernel, bundle.kind)
+        outcome = triton_cache.emit(kernel, folder, files=files).outcome
+        if outcome == "lost_race":
+            # What the winner wrote may be another build; the second look tells.
+            outcome = triton_cache.emit(kernel, folder, files=files).outcome
+        if outcome in ("emitted", "repaired"):
+            emitted += 1
+        elif outcome in ("conflict", "busy", "lost_race"):
+            conflicts.append(kernel.hash)
+            log.info("kernel %s of %s/%s: %s on this host", kernel.hash, bundle.kind, bundle.key, outcome)
+        else:
+            present += 1
+    value = None
+    if has_value(bundle) and not conflicts:
+        value = value_of_bundle(bundle)
+        for result in results_of_payloads(autotune or {}):
+            write_autotune(caches.inductor, result)
+        inductor_cache.write_value(caches.inductor, bundle.kind, bundle.key, value)
+    return Restored(value, emitted, present, tuple(conflicts))

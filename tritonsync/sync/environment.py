@@ -6,11 +6,11 @@ import json
 import platform
 from pathlib import Path
 
-import tritonsync
+from tritonsync._version import __version__
 from tritonsync.errors import TritonSyncError
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import Environment
-from tritonsync.local import tritondir
+from tritonsync.local import triton_cache
 
 __all__ = ["environment_of_folder", "host_environment", "kernel_facts"]
 
@@ -33,7 +33,7 @@ def host_environment(
         target: the GPU's backend and architecture, such as `cuda:90`.
     """
     return Environment(
-        tritonsync=tritonsync.__version__,
+        tritonsync=__version__,
         torch=torch,
         triton=triton,
         python=platform.python_version(),
@@ -71,7 +71,7 @@ def environment_of_folder(triton_dir: Path) -> Environment:
     """
     for folder in _newest_first(triton_dir):
         try:
-            kernel = tritondir.collect(folder.path, folder.device)
+            kernel = triton_cache.collect(folder.path, folder.device)
         except TritonSyncError:
             continue
         triton, target = (None, None) if kernel is None else kernel_facts(kernel)
@@ -85,8 +85,8 @@ def _clean(text: object) -> str | None:
     return text[:80].encode(errors="replace").decode() if isinstance(text, str) else None
 
 
-def _newest_first(triton_dir: Path) -> list[tritondir.KernelFolder]:
-    found = [(_changed(folder.path), folder) for folder in tritondir.scan(triton_dir)]
+def _newest_first(triton_dir: Path) -> list[triton_cache.KernelFolder]:
+    found = [(_changed(folder.path), folder) for folder in triton_cache.scan(triton_dir)]
     return [folder for _, folder in sorted(found, key=lambda pair: (-pair[0], str(pair[1].path)))]
 
 

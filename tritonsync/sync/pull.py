@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
-from tritonsync.errors import FormatError, TritonSyncError
+from tritonsync import times
+from tritonsync.errors import FormatError, UnknownWorkloadError
 from tritonsync.format.bundle import CHANGING
+from tritonsync.format.layout import workload_key
 from tritonsync.format.manifest import Manifest
-from tritonsync.format.names import workload_key
 from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
-from tritonsync.local.lock import host_lock
-from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
+from tritonsync.local.files import host_lock
+from tritonsync.local.presence import is_kernel_here, is_key_here
+from tritonsync.remote.threads import Progress, in_parallel
 from tritonsync.settings import Files
 from tritonsync.store import Loaded, Store
-from tritonsync.sync.caches import LocalCaches
-from tritonsync.sync.parallel import Progress, in_parallel
-from tritonsync.sync.restore import restore
+from tritonsync.sync.caches import LocalCaches, is_here, restore
 
 __all__ = ["Pulled", "pull"]
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait for another process of this host that fetches the same bundle, before fetching it too.
-LOCK_S = 120.0
+#: Bundles in flight at a time: enough to hide round trips, few enough to hold in memory.
+BUNDLES_AT_ONCE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,7 @@ def pull(
         progress: called with (done, all) bundles.
 
     Raises:
-        TritonSyncError: there is no workload of that name.
+        UnknownWorkloadError: there is no workload of that name.
         RemoteError: the bucket could not be asked.
         LocalCacheError: a folder cannot be written.
     """
@@ -87,7 +88,9 @@ def pull(
     # Most kernels of no graph are in the workload's own bundle as well, which is here now.
     here = {kernel.hash for kernel in manifest.kernels}
     wanted = [entry for entry in listed.entries if entry.kind != "triton" or entry.key not in here]
-    missing = [entry for entry in in_parallel(pulling.entry, wanted, progress) if entry is not None]
+    missing = [
+        entry for entry in in_parallel(pulling.entry, wanted, BUNDLES_AT_ONCE, progress).values() if entry is not None
+    ]
     after = store.bucket.stats
     return Pulled(
         kernels=pulling.emitted + pulling.present + pulling.conflicts,
@@ -108,6 +111,7 @@ class _Pull:
     def __init__(self, store: Store, caches: LocalCaches, files: Files, timeout: float | None) -> None:
         self.store, self.caches, self.files, self.timeout = store, caches, files, timeout
         self.emitted = self.present = self.conflicts = 0
+        self.is_here = functools.partial(is_here, caches=caches)
         self._lock = threading.Lock()
 
     def workload(self, name: str) -> Manifest:
@@ -115,7 +119,7 @@ class _Pull:
         with self._host_lock("workload", name):
             for newest in (1, 8, 64):  # newer ones may be damaged, or signed by nobody who is trusted
                 found = self.store.load(
-                    "workload", workload_key(name), newest=newest, have=self.have, timeout=self.timeout
+                    "workload", workload_key(name), newest=newest, have=self.is_here, timeout=self.timeout
                 )
                 for loaded in found.bundles:
                     if self._restore(loaded):
@@ -123,8 +127,10 @@ class _Pull:
                 for manifest in found.present[:1]:
                     self._count_present(manifest)
                     return manifest
-        raise TritonSyncError(
-            f"{self.store.bucket.url} holds no workload named {name!r} that can be loaded; push it first"
+        raise UnknownWorkloadError(
+            f"{self.store.bucket.url} holds no workload named {name!r} that can be loaded; push it first",
+            url=self.store.bucket.url,
+            workload=name,
         )
 
     def entry(self, entry: WorkloadEntry) -> WorkloadEntry | None:
@@ -138,7 +144,7 @@ class _Pull:
                 entry.key,
                 variants=None if changing else (entry.variant,),
                 newest=1,
-                have=self.have if self._seen(entry) else None,
+                have=self.is_here if self._seen(entry) else None,
                 timeout=self.timeout,
             )
             for manifest in found.present:
@@ -162,18 +168,11 @@ class _Pull:
     def _seen(self, entry: WorkloadEntry) -> bool:
         """Whether anything of this key is in the local caches."""
         if entry.kind == "triton":
-            return is_kernel_here(self.caches.loose_kernels(None) / entry.key)
+            return is_kernel_here(self.caches.plain_kernels(None) / entry.key)
         return is_key_here(self.caches.inductor, entry.kind, entry.key)
 
-    def have(self, manifest: Manifest) -> bool:
-        """Whether all that a bundle holds is in the local caches."""
-        value = manifest.value
-        if value is not None and not is_value_here(self.caches.inductor, manifest.kind, manifest.key, value):
-            return False
-        return all(is_kernel_here(self.caches.folder_of(k, manifest.kind) / k.hash) for k in manifest.kernels)
-
     def _host_lock(self, kind: str, key: str) -> AbstractContextManager[bool]:
-        wait = LOCK_S if self.timeout is None else self.timeout
+        wait = times.LOCK_S if self.timeout is None else self.timeout
         return host_lock(self.caches.inductor, f"{kind}/{key}", timeout=wait)
 
     def _count_present(self, manifest: Manifest) -> None:

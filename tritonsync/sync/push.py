@@ -13,18 +13,19 @@ from tritonsync.format.bundle import CHANGING, GRAPHS, Bundle
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.value import bundle_of_value, facts_of_value
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
-from tritonsync.local import inductordir, tritondir
-from tritonsync.local.autotune import autotune_results, results_of
-from tritonsync.local.inductordir import LocalValue
+from tritonsync.local import inductor_cache, triton_cache
+from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
+from tritonsync.local.inductor_cache import LocalValue
+from tritonsync.remote.threads import Progress, in_parallel
 from tritonsync.store import Store
-from tritonsync.sync.autotune import payloads_of_results
-from tritonsync.sync.caches import LocalCaches
-from tritonsync.sync.gather import gather
-from tritonsync.sync.parallel import Progress, in_parallel
+from tritonsync.sync.caches import LocalCaches, gather
 
 __all__ = ["Pushed", "push"]
 
 log = logging.getLogger(__name__)
+
+#: Bundles in flight at a time: enough to hide round trips, few enough to hold in memory.
+BUNDLES_AT_ONCE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +68,17 @@ def push(
     """
     before = store.bucket.stats
     pushing = _Push(store, caches, timeout)
-    values = list(inductordir.values(caches.inductor))
-    results = [result for result in in_parallel(pushing.value, values, progress) if result is not None]
+    values = list(inductor_cache.values(caches.inductor))
+    results = [
+        result
+        for result in in_parallel(pushing.value, values, BUNDLES_AT_ONCE, progress).values()
+        if result is not None
+    ]
     entries = tuple(entry for entry, _ in results)
     covered = {
         (kernel.hash, device) for _, kernels in results for kernel in kernels for device in (kernel.device, None)
     }
-    rest = tuple(_loose_kernels(triton_dir, covered))
+    rest = tuple(_plain_kernels(triton_dir, covered))
     if not entries and not rest:
         raise LocalCacheError(f"nothing to push: nothing in {caches.inductor} and {triton_dir} is finished and intact")
     listed = Workload(inductor_dir=str(caches.inductor), entries=entries)
@@ -103,13 +108,13 @@ class _Push:
     def value(self, value: LocalValue) -> tuple[WorkloadEntry, tuple[Kernel, ...]] | None:
         """Publish one value, and the autotune results that belong to it; None if it is gone meanwhile, or damaged."""
         try:
-            data = inductordir.read_value(value)
+            data = inductor_cache.read_value(value)
         except LocalCacheError as exc:
             log.warning("a value is left out: %s", exc)
             return None
         if data is None:
             return None
-        if not inductordir.is_intact(value, data):
+        if not inductor_cache.is_intact(value, data):
             log.warning("%s is left out: it was damaged here, its content is not what its name says", value.path)
             return None
         if value.kind not in GRAPHS:
@@ -136,13 +141,13 @@ class _Push:
         return WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
 
 
-def _loose_kernels(triton_dir: Path, covered: Collection[tuple[str, int | None]]) -> Iterator[Kernel]:
+def _plain_kernels(triton_dir: Path, covered: Collection[tuple[str, int | None]]) -> Iterator[Kernel]:
     """Collect the finished kernels that no value holds; one that cannot be read is left out whole."""
-    for folder in tritondir.scan(triton_dir):
+    for folder in triton_cache.scan(triton_dir):
         if (folder.hash, folder.device) in covered:
             continue
         try:
-            kernel = tritondir.collect(folder.path, folder.device)
+            kernel = triton_cache.collect(folder.path, folder.device)
         except (LocalCacheError, FormatError) as exc:
             log.warning("kernel %s is left out: %s", folder.hash, exc)
             continue

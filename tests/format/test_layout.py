@@ -1,0 +1,58 @@
+import json
+
+import pytest
+from hypothesis import given
+
+from tests.format.strategies import names, texts
+from tritonsync.errors import HostileNameError
+from tritonsync.format.layout import (
+    FORMAT_CONTENT,
+    BundlePlace,
+    kernel_prefix,
+    key_prefix,
+    parse_manifest_name,
+    safe_key,
+)
+from tritonsync.format.manifest import FORMAT
+
+
+@given(texts.filter(bool), names)
+def test_places_are_read_back(key: str, variant: str) -> None:
+    """The name of a manifest tells where the bundle lies, and all its objects are below the key's prefix."""
+    place = BundlePlace("fx_graph", safe_key(key), variant, "0" * 32)
+    assert parse_manifest_name(place.manifest) == place
+    for name in (place.manifest, place.pack, place.payload("x")):
+        assert name.startswith(key_prefix("fx_graph", key))
+        assert ".." not in name.split("/")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "tritonsync.json",
+        "bundles/pgo/k/v/id/pack.tar.zst",
+        "bundles/pgo/k/v/manifest.json",
+        "bundles/pgo/k/v/id/payloads/manifest.json",
+        "other/pgo/k/v/id/manifest.json",
+        "bundles/pgo/k/../id/manifest.json",
+        "bundles/pgo//v/id/manifest.json",
+        "bundles/pgo/k y/v/id/manifest.json",
+    ],
+)
+def test_other_objects_are_no_manifests(name: str) -> None:
+    """Only the one name under a bundle's own prefix makes it exist."""
+    assert parse_manifest_name(name) is None
+
+
+def test_names_are_fixed() -> None:
+    """Objects stand where the format says; a workload's spelling does not count."""
+    assert key_prefix("workload", "ResNet") == "bundles/workload/resnet/"
+    assert key_prefix("fx_graph", "fABC") == "bundles/fx_graph/fABC/"
+    assert key_prefix("fx_graph", "../x").count("/") == 3
+    assert kernel_prefix("HASH", "0" * 32) == f"kernels/HASH/{'0' * 32}/"
+    assert json.loads(FORMAT_CONTENT) == {"format": FORMAT}
+    with pytest.raises(HostileNameError):
+        kernel_prefix("../x", "0" * 32)
+    with pytest.raises(HostileNameError):
+        kernel_prefix("HASH", "..")

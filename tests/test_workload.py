@@ -1,0 +1,95 @@
+"""What a run leaves for the next one: the bundles it used, and the kernels of no graph."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernels import CompiledKernels
+from tests.raw import RawBucket
+from tritonsync.format.kernel import Kernel
+from tritonsync.session.workload import WorkloadRecord, entries_of
+from tritonsync.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return RawBucket(str(tmp_path / "bucket")).store()
+
+
+class Run:
+    """A run that has these kernels in its caches."""
+
+    def __init__(self, store: Store, *kernels: Kernel) -> None:
+        self.store, self.kernels = store, kernels
+        self.record = WorkloadRecord("name")
+        self.record.load(store)
+
+    def use(self, *kernels: Kernel, publish: bool = True) -> None:
+        for kernel in kernels:
+            self.record.note("triton", kernel.hash, "default" if publish else None)
+
+    def end(self) -> None:
+        if self.record.is_new():
+            self.record.publish(self.store, "/inductor", 10, self.collect)
+
+    def collect(self, keys: Collection[str]) -> Iterator[Kernel]:
+        return (kernel for kernel in self.kernels if kernel.hash in keys)
+
+
+def newest(store: Store) -> tuple[set[str], set[str]]:
+    """Return the kernels that the newest record lists, and those that it holds."""
+    [loaded] = store.load("workload", "name", newest=1).bundles
+    return {entry.key for entry in entries_of(loaded.manifest)}, {kernel.hash for kernel in loaded.bundle.kernels}
+
+
+def test_kernels_that_are_used_stay(store: Store, compiled_kernels: CompiledKernels) -> None:
+    """A run keeps what it used of the last record, adds what is new, and drops the rest."""
+    one, two, three, _ = compiled_kernels.kernels(None)
+    first = Run(store, one, two)
+    first.use(one, two)
+    first.end()
+    assert newest(store) == ({one.hash, two.hash}, {one.hash, two.hash})
+    time.sleep(1.1)  # a run that begins in the second in which the last one ended might have overlapped it
+    second = Run(store, one, two, three)
+    second.use(one, publish=False)
+    second.use(three)
+    second.end()
+    assert newest(store) == ({one.hash, three.hash}, {one.hash, three.hash})
+
+
+def test_a_run_with_nothing_new_leaves_the_record_alone(store: Store, compiled_kernels: CompiledKernels) -> None:
+    """Unless something in it has proved unusable."""
+    one, two, _, _ = compiled_kernels.kernels(None)
+    first = Run(store, one, two)
+    first.use(one, two)
+    first.end()
+    again = Run(store, one)
+    again.use(one)
+    assert not again.record.is_new()
+    again.record.outdated()
+    assert again.record.is_new()
+
+
+def test_runs_that_overlap_add_to_each_other(store: Store, compiled_kernels: CompiledKernels) -> None:
+    """The ranks of a job have different kernels in different caches; the next job finds all of them."""
+    one, two, three, _ = compiled_kernels.kernels(None)
+    ranks = [Run(store, one, two), Run(store, two, three)]
+    for rank in ranks:
+        rank.use(*rank.kernels)
+    for rank in ranks:
+        rank.end()
+    everything = {one.hash, two.hash, three.hash}
+    assert newest(store) == (everything, everything)
+
+
+def test_a_kernel_that_is_gone_is_listed_all_the_same(store: Store, compiled_kernels: CompiledKernels) -> None:
+    """It has a bundle of its own."""
+    one, two, _, _ = compiled_kernels.kernels(None)
+    run = Run(store, one)
+    run.use(one, two)
+    run.end()
+    assert newest(store) == ({one.hash, two.hash}, {one.hash})

@@ -1,0 +1,168 @@
+"""`tritonsync push` and `tritonsync pull`."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from tritonsync import times
+from tritonsync.cli.options import (
+    Connection,
+    InductorDir,
+    Json,
+    StorageOptions,
+    Timeout,
+    TritonDir,
+    Url,
+    Workload,
+    local_caches,
+)
+from tritonsync.cli.output import Output, amount, complain, size
+from tritonsync.errors import LocalCacheError
+from tritonsync.settings import VARIABLES
+
+__all__ = ["pull", "push"]
+
+
+def push(
+    context: typer.Context,
+    url: Url = None,
+    workload: Workload = None,
+    inductor_dir: InductorDir = None,
+    triton_dir: TritonDir = None,
+    storage_options: StorageOptions = None,
+    timeout: Timeout = times.COMMAND_S,
+    as_json: Json = False,
+) -> None:
+    """Publish this host's compiled kernels and graphs.
+
+    Everything in the cache folders, and a workload that lists it. What the bucket has already is not sent again. When
+    the command returns, everything is in the bucket.
+    """
+    from tritonsync.local import inductor_cache, triton_cache
+    from tritonsync.sync.environment import environment_of_folder
+    from tritonsync.sync.push import push as push_caches
+
+    output = Output(as_json)
+    connection = Connection(context, url, storage_options, timeout)
+    name = connection.workload(workload)
+    caches, kernels = local_caches(connection.settings, inductor_dir, triton_dir)
+    if not any(inductor_cache.values(caches.inductor)) and not any(triton_cache.scan(kernels)):
+        raise LocalCacheError(
+            f"nothing to push: {caches.inductor} holds no compiled graphs, and {kernels} no kernels; run the program "
+            "first, or name the folders with --inductor-dir and --triton-dir"
+        )
+    store = connection.store(environment_of_folder(kernels))
+    started = time.perf_counter()
+    connection.ask_to_write()
+    with output.progress(f"pushing {name}", "bundles") as progress:
+        pushed = push_caches(store, caches, kernels, name, progress=progress)
+    seconds = round(time.perf_counter() - started, 3)
+    requests = connection.bucket.stats.requests
+    output.result(
+        {
+            "url": connection.bucket.url,
+            "workload": name,
+            "inductor_dir": str(caches.inductor),
+            "triton_dir": str(kernels),
+            **dataclasses.asdict(pushed),
+            "requests": requests,
+            "seconds": seconds,
+        },
+        f"pushed {name} to {connection.bucket.url}: {amount(pushed.kernels, 'kernel')} ({pushed.kernels_new} new), "
+        f"{amount(pushed.bundles, 'bundle')} ({pushed.bundles_new} new), {size(pushed.bytes_uploaded)} in "
+        f"{amount(pushed.objects_created, 'object')}, {amount(requests, 'request')}, {seconds:.1f} s\n"
+        f"from {caches.inductor} and {kernels}",
+    )
+
+
+#: Keys named in a warning about bundles that could not be had.
+_SHOWN = 3
+
+
+class FileChoice(str, Enum):
+    """Which files of a kernel's folder are written."""
+
+    ALL = "all"
+    LAUNCH = "launch"
+
+
+Files = Annotated[
+    FileChoice | None,
+    typer.Option(
+        "--files",
+        help=f"Which files of a kernel to write: all, or what a launch needs. [{VARIABLES['files'][0]}, else all]",
+        show_default=False,
+    ),
+]
+
+
+def pull(
+    context: typer.Context,
+    url: Url = None,
+    workload: Workload = None,
+    inductor_dir: InductorDir = None,
+    triton_dir: TritonDir = None,
+    files: Files = None,
+    storage_options: StorageOptions = None,
+    timeout: Timeout = times.COMMAND_S,
+    as_json: Json = False,
+) -> None:
+    """Fetch a workload into this host's cache folders.
+
+    PyTorch and Triton start warm from them. What is there already is not fetched again.
+    """
+    from tritonsync.sync.pull import pull as pull_workload
+
+    output = Output(as_json)
+    connection = Connection(context, url, storage_options, timeout)
+    name = connection.workload(workload)
+    caches, kernels = local_caches(connection.settings, inductor_dir, triton_dir)
+    store = connection.store()
+    wanted = connection.settings.files if files is None else files.value
+    started = time.perf_counter()
+    connection.ask_to_read()
+    with output.progress(f"pulling {name}", "bundles") as progress:
+        pulled = pull_workload(store, caches, name, files=wanted, progress=progress)
+    seconds = round(time.perf_counter() - started, 3)
+    requests = connection.bucket.stats.requests
+    same_path = pulled.written_at == str(caches.inductor)
+    output.result(
+        {
+            "url": connection.bucket.url,
+            "workload": name,
+            "inductor_dir": str(caches.inductor),
+            "triton_dir": str(kernels),
+            **dataclasses.asdict(pulled),
+            "same_path": same_path,
+            "requests": requests,
+            "seconds": seconds,
+        },
+        f"pulled {name} from {connection.bucket.url}: {amount(pulled.kernels, 'kernel')} ({pulled.kernels_emitted} "
+        f"written, {pulled.kernels_present} present), {amount(pulled.bundles, 'bundle')}, "
+        f"{size(pulled.bytes_downloaded)}, {amount(requests, 'request')}, {seconds:.1f} s\n"
+        f"into {caches.inductor} and {kernels}",
+    )
+    if pulled.conflicts:
+        complain(
+            f"warning: {amount(pulled.conflicts, 'kernel')} left alone, because this host has or is making another "
+            "build; graphs that need the one in the bucket compile again"
+        )
+    if pulled.missing:
+        more = ", ..." if len(pulled.missing) > _SHOWN else ""
+        complain(
+            f"warning: {amount(len(pulled.missing), 'bundle')} of the workload could not be had: "
+            f"{', '.join(pulled.missing[:_SHOWN])}{more}"
+        )
+    if not same_path and pulled.bundles > 1:
+        complain(
+            f"note: the workload was published from cache folder {pulled.written_at}, and this is {caches.inductor}; "
+            "without tritonsync, a program looks autotune results up where its graphs were compiled, and is fully warm "
+            "only there"
+        )
+    if pulled.missing and not pulled.kernels and pulled.bundles <= 1:
+        raise typer.Exit(1)

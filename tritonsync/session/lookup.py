@@ -1,0 +1,143 @@
+"""One lookup of torch for the value of a graph: what it is offered from the bucket, and what becomes of the offer.
+
+::
+
+    lookup = lookups.begin(kind, key)     waits for a fetch of this key that is under way
+    lookup.more()                         values of the bucket that torch has not tried, now in this host's caches
+    lookup.taken(data, value)             torch uses this one; what it names is fetched ahead
+    lookup.missed()                       torch uses none, and compiles
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tritonsync.format.facts import ValueFacts, variant_of
+from tritonsync.format.manifest import Manifest
+from tritonsync.format.value import facts_of_value
+from tritonsync.session.context import Context
+from tritonsync.session.incoming import Arrival, Incoming, Value
+from tritonsync.session.outgoing import Outgoing
+from tritonsync.session.workload import WorkloadRecord
+
+__all__ = ["GraphLookup", "GraphLookups"]
+
+
+class GraphLookups:
+    """The lookups of one process.
+
+    Args:
+        context: of the session.
+        incoming: fetches.
+        outgoing: told which graphs are used.
+        record: told what this run used.
+    """
+
+    def __init__(self, context: Context, incoming: Incoming, outgoing: Outgoing, record: WorkloadRecord) -> None:
+        self.context, self.incoming, self.outgoing, self.record = context, incoming, outgoing, record
+        # Without locks, which a fork could leave locked: each change is one assignment.
+        self._offered: dict[tuple[str, str], frozenset[str]] = {}
+        #: Graphs that an AOTAutograd value named: their time is part of its own.
+        self.parts: frozenset[str] = frozenset()
+
+    def begin(self, kind: str, key: str) -> GraphLookup:
+        """Begin a lookup of torch; what is being fetched of this key is in this host's caches afterwards."""
+        fetch, waits = self.incoming.under_way(kind, key), self.context.waits
+        if fetch is not None:
+            # One that is only planned would wait for its turn among the others: it is run here.
+            waits.wait_for(lambda: fetch.run_or_wait(waits.budget.left), Arrival(), _brought_something, _was_asked)
+        return GraphLookup(self, kind, key, self.incoming.names(kind, key))
+
+    def offered(self, kind: str, key: str) -> frozenset[str]:
+        """Return the file names of the values that torch was offered under a key."""
+        return self._offered.get((kind, key), frozenset())
+
+    def note_offered(self, kind: str, key: str, names: Iterable[str]) -> None:
+        """Note that torch was offered these values."""
+        self._offered[kind, key] = self.offered(kind, key) | frozenset(names)
+
+
+class GraphLookup:
+    """One lookup.
+
+    Attributes:
+        kind: `fx_graph` or `aot_autograd`.
+        key: the key there.
+        is_done: whether asking again would bring nothing more.
+    """
+
+    def __init__(self, lookups: GraphLookups, kind: str, key: str, seen: Iterable[str]) -> None:
+        self._lookups, self.kind, self.key = lookups, kind, key
+        self._seen = set(seen)
+        self.is_done = False
+        lookups.note_offered(kind, key, self._seen)
+
+    def more(self) -> tuple[Value, ...]:
+        """Bring values of this key here that torch has not tried, with their kernels and autotune results."""
+        self.is_done = True  # also if what follows raises
+        waits, incoming, seen = self._lookups.context.waits, self._lookups.incoming, frozenset(self._seen)
+        arrival = waits.wait_for(
+            lambda: incoming.fetch(self.kind, self.key, seen, waits.budget.left),
+            Arrival(),
+            _brought_something,
+            _was_asked,
+        )
+        new = tuple(value for value in arrival.values if value.name not in seen)
+        self._seen.update(value.name for value in new)
+        self._lookups.note_offered(self.kind, self.key, self._seen)
+        self.is_done = arrival.asked or not new
+        return new
+
+    def taken(self, data: bytes, value: Value | None) -> None:
+        """Note that torch uses a value.
+
+        Args:
+            data: its bytes.
+            value: as it came from `more`; None if torch found it in its own folder.
+        """
+        lookups, counters = self._lookups, self._lookups.context.counters
+        manifests: list[Manifest] = (
+            [value.manifest]
+            if value is not None and value.manifest is not None
+            else list(lookups.incoming.came_from_bucket(self.kind, self.key).values())
+        )
+        lookups.record.note(self.kind, self.key)
+        for manifest in manifests:
+            lookups.record.note(self.kind, self.key, manifest.variant)
+        lookups.outgoing.note_graph(self.kind, self.key)
+        if not manifests:
+            counters.add(local_hits=1)
+            return
+        counters.add(hits=1)
+        if self.key not in lookups.parts:
+            counters.add(saved_s=max(manifest.compile_seconds for manifest in manifests))
+        if self.kind == "aot_autograd":
+            self._fetch_graphs_of(data)
+
+    def missed(self) -> None:
+        """Note that torch uses none."""
+        self._lookups.context.counters.add(misses=1)
+
+    def _fetch_graphs_of(self, data: bytes) -> None:
+        """Fetch the FX graphs that an AOTAutograd value names, all at once; torch asks for one after the other."""
+        host = self._lookups.context.host()
+        graphs, cpu = facts_of_value(data).fx_graphs, host.cpu()
+        libraries = {"", host.extern_libs_key() or ""}
+        self._lookups.parts |= {key for key, _ in graphs}
+        wanted: dict[str, set[str]] = {}
+        for key, guards in graphs:
+            facts = [
+                ValueFacts(guards=guards, extern_libs_key=library, uses_cpp=uses_cpp)
+                for library in libraries
+                for uses_cpp in (False, True)
+            ]
+            wanted.setdefault(key, set()).update(variant_of(each, cpu)[0] for each in facts)
+        self._lookups.incoming.fetch_variants("fx_graph", wanted)
+
+
+def _brought_something(arrival: Arrival) -> bool:
+    return bool(arrival.values)
+
+
+def _was_asked(arrival: Arrival) -> bool:
+    return arrival.asked

@@ -1,0 +1,121 @@
+"""The program waits for the bucket: how long at most, and what becomes of failures.
+
+Trouble of any kind is a miss, said once per cause. What will not get better (access denied, no such bucket, wrong
+settings) turns the bucket off for the rest of the process, and so does a budget that was spent on a bucket in trouble.
+One that was spent on misses only stops the questions: what the bucket lacks is what has to be published.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TypeVar
+
+from tritonsync.errors import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    MissingExtraError,
+    SettingsError,
+    TritonSyncError,
+)
+from tritonsync.messages import warn_once
+from tritonsync.remote.waiting import Budget
+from tritonsync.session.counters import Counters
+
+__all__ = ["Waits"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Waits:
+    """Waits for the bucket, from any thread of the program.
+
+    Args:
+        seconds: what the program may lose by waiting in vain, in all.
+        counters: of the session.
+
+    Attributes:
+        budget: what is left of that.
+    """
+
+    def __init__(self, seconds: float, counters: Counters) -> None:
+        self.budget = Budget(seconds)
+        self._counters = counters
+        self._off: str | None = None
+        self._is_in_trouble = False
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Ask nothing more."""
+        self._has_ended = True
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the bucket is left alone for the rest of this process."""
+        if self._off is None and self._is_in_trouble and self.budget.left <= 0:
+            self._turn_off(f"the program has waited {self.budget.seconds:g} s for it in vain")
+        return self._off is not None
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether the program may wait for an answer. What it makes is published all the same, unless `is_off`."""
+        if self.is_off or self._has_ended:
+            return False
+        if self.budget.left > 0:
+            return True
+        message = "the program has waited %g s for what the bucket lacks; it is not asked for more in this process"
+        warn_once(log, "spent", message, self.budget.seconds)
+        return False
+
+    def wait_for(
+        self,
+        question: Callable[[], T],
+        nothing: T,
+        is_worth_it: Callable[[T], bool],
+        is_answered: Callable[[T], bool] = lambda _: True,
+    ) -> T:
+        """Let the program wait for the bucket; any trouble is nothing.
+
+        Args:
+            question: asks.
+            nothing: what is returned where it cannot be asked, or does not answer.
+            is_worth_it: told the answer; where it says so, the wait is not charged to the budget.
+            is_answered: whether it was the bucket that answered.
+        """
+        if not self.may_wait:
+            return nothing
+        started = time.perf_counter()
+        try:
+            with self.budget.wait() as wait:
+                answer = question()
+                if is_answered(answer):
+                    self._is_in_trouble = False
+                if is_worth_it(answer):
+                    wait.paid_off()
+                return answer
+        except (TritonSyncError, FutureTimeoutError) as exc:
+            self.failed(exc)
+            return nothing
+        finally:
+            self._counters.add(waited_s=time.perf_counter() - started)
+
+    def failed(self, exc: Exception) -> None:
+        """Say what went wrong, once per cause; what will not get better turns the bucket off."""
+        self._is_in_trouble = True
+        if isinstance(exc, (AccessDeniedError, BucketNotFoundError, SettingsError, MissingExtraError)):
+            self._turn_off(str(exc))
+        elif isinstance(exc, FutureTimeoutError) and not isinstance(exc, TritonSyncError):
+            warn_once(log, "slow", "the bucket did not answer in time; going on without it")
+        elif isinstance(exc, TritonSyncError):
+            warn_once(log, type(exc).__name__, "going on without a result: %s", exc)
+        else:
+            warn_once(log, type(exc).__name__, "unexpected failure; going on without a result", exc_info=exc)
+
+    def _turn_off(self, reason: str) -> None:
+        if self._off is None:
+            self._off = reason
+            log.warning("the bucket is off for the rest of this process: %s", reason)

@@ -1,0 +1,150 @@
+"""The workload: what one run used, kept under its name so that the next start can fetch it before it is asked for."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from tritonsync.errors import FormatError
+from tritonsync.format.kernel import Kernel
+from tritonsync.format.layout import workload_key
+from tritonsync.format.manifest import Manifest
+from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, workload_of_manifest
+from tritonsync.store import Store
+
+__all__ = ["WorkloadRecord", "entries_of", "program_name"]
+
+log = logging.getLogger(__name__)
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+def program_name(argv: Sequence[str]) -> str | None:
+    """Derive a workload name from a program's arguments: `train` for `python train.py`, `pkg` for `python -m pkg`.
+
+    None where it has no name of its own (`python -c`, a prompt): such runs have nothing in common.
+    """
+    path = argv[0] if argv else ""
+    if path in ("", "-", "-c", "-m"):
+        return None
+    folder, file = os.path.split(path)
+    stem = file.removesuffix(".py")
+    if stem == "__main__":
+        stem = os.path.basename(folder)  # noqa: PTH119
+    return _NOT_IN_NAMES.sub("-", stem).strip(".-")[:200] or None
+
+
+class WorkloadRecord:
+    """What this run uses, next to what the last one used.
+
+    Args:
+        name: of the workload; None: nothing is recorded.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self._lock = threading.RLock()
+        self._began = _now()
+        self._last: frozenset[WorkloadEntry] = frozenset()
+        self._kernels: frozenset[str] = frozenset()
+        self._is_outdated = False
+        self._known: set[WorkloadEntry] = set()
+        self._keys: set[tuple[str, str]] = set()
+
+    def note(self, kind: str, key: str, variant: str | None = None) -> None:
+        """Note that a key was used; with its variant, where that is known to be in the bucket."""
+        with self._lock:
+            self._keys.add((kind, key))
+            if variant is not None:
+                self._known.add(WorkloadEntry(kind=kind, key=key, variant=variant))
+
+    def load(self, store: Store) -> Manifest | None:
+        """Return the manifest of what the last run used, None if there is none.
+
+        Raises:
+            RemoteError: the bucket could not be asked.
+        """
+        last = self._newest(store, None)
+        with self._lock:
+            self._last = frozenset(entries_of(last))
+            self._kernels = frozenset(kernel.hash for kernel in last.kernels) if last else frozenset()
+        return last
+
+    def outdated(self) -> None:
+        """Note that something in the last run's record proved unusable."""
+        self._is_outdated = True
+
+    def is_new(self) -> bool:
+        """Whether this run used something in the bucket that the last one did not, or has better."""
+        with self._lock:
+            return self.name is not None and (self._is_outdated or not self._known <= self._last)
+
+    def publish(
+        self,
+        store: Store,
+        inductor_dir: str,
+        timeout: float,
+        collect: Callable[[Collection[str]], Iterable[Kernel]] = lambda _: (),
+    ) -> None:
+        """Publish the record. Runs of one name that overlap, such as the ranks of a job, add to each other.
+
+        Args:
+            store: where to.
+            inductor_dir: Inductor's folder of this host.
+            timeout: seconds.
+            collect: reads, of the kernels with these hashes, those that this run used and the bundle is to hold.
+
+        Raises:
+            RemoteError: the bucket could not be asked, or refused the write.
+        """
+        if self.name is None:
+            return
+        newest = self._newest(store, timeout)
+        if newest is not None and newest.created < self._began:
+            newest = None
+        with self._lock:
+            kept = {entry for entry in self._last if (entry.kind, entry.key) in self._keys}
+            entries = kept | self._known | set(entries_of(newest))
+            wanted = {entry.key for entry in entries if entry.kind == "triton"}
+            wanted |= {key for key in self._kernels if ("triton", key) in self._keys}
+        kernels = tuple(collect(wanted))
+        if newest is not None and not {kernel.hash for kernel in newest.kernels} <= {kernel.hash for kernel in kernels}:
+            kernels = _united(kernels, store, newest, timeout)
+        listed = Workload(inductor_dir=inductor_dir, entries=tuple(sorted(entries)))
+        store.publish_newest(bundle_of_workload(self.name, listed, kernels), inline=(LIST,), timeout=timeout)
+        with self._lock:
+            self._last, self._kernels = frozenset(entries), frozenset(kernel.hash for kernel in kernels)
+            self._is_outdated = False
+
+    def _newest(self, store: Store, timeout: float | None) -> Manifest | None:
+        if self.name is None:
+            return None
+        found = store.load("workload", workload_key(self.name), newest=1, have=lambda _: True, timeout=timeout)
+        return found.present[0] if found.present else None
+
+
+def entries_of(manifest: Manifest | None) -> Sequence[WorkloadEntry]:
+    """Return what a record lists; nothing, with a warning, where it cannot be read."""
+    if manifest is None:
+        return ()
+    try:
+        return workload_of_manifest(manifest).entries
+    except FormatError as exc:
+        log.warning("left out of the cache: %s", exc)
+        return ()
+
+
+def _united(kernels: tuple[Kernel, ...], store: Store, newest: Manifest, timeout: float | None) -> tuple[Kernel, ...]:
+    """Add the kernels of another run's record."""
+    here = {kernel.hash for kernel in kernels}
+    found = store.load("workload", newest.key, variants=(newest.variant,), timeout=timeout)
+    theirs = (kernel for loaded in found.bundles for kernel in loaded.bundle.kernels)
+    return (*kernels, *(kernel for kernel in theirs if kernel.hash not in here))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,241 @@
+"""What a bucket holds, for people: its bundles, found by key, by the beginning of one, by workload or by kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from tritonsync.errors import FormatError, NotInBucketError, RemoteError
+from tritonsync.format.bundle import KINDS
+from tritonsync.format.layout import BundlePlace, parse_manifest_name, stored_key
+from tritonsync.format.manifest import Environment, Manifest
+from tritonsync.format.signing import TrustPolicy
+from tritonsync.format.workload import LIST, workload_of_manifest
+from tritonsync.remote.bucket import Bucket, ObjectInfo
+
+__all__ = ["Catalog", "Entry", "KernelPlace", "Objects"]
+
+#: Manifests fetched at a time; each is some kilobytes, and what is kept of it is less.
+BATCH = 256
+#: Shown of what an ambiguous name could mean.
+_SHOWN = 5
+
+Objects = Mapping[str, ObjectInfo]
+UNKNOWN = Environment()
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One bundle, in one line.
+
+    Attributes:
+        place: where it lies.
+        key: the whole key; of an unusable bundle, as it stands in object names.
+        modified: seconds since 1970, as the bucket says.
+        size: bytes of its own objects in the bucket; the kernel folders, which bundles share, are not in it.
+        generation: see the manifest.
+        created: when it was made, as its manifest says.
+        kernels: how many it holds.
+        kernel_bytes: their size, decompressed.
+        environment: where it was made.
+        workloads: names of the workloads that list it; of a workload, nothing.
+        signed_by: id of the key that signed it.
+        problem: why it cannot be used; None if it can.
+    """
+
+    place: BundlePlace
+    key: str
+    modified: float | None
+    size: int
+    generation: int = 0
+    created: str = ""
+    kernels: int = 0
+    kernel_bytes: int = 0
+    environment: Environment = UNKNOWN
+    workloads: tuple[str, ...] = ()
+    signed_by: str | None = None
+    problem: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelPlace:
+    """One stored build of a kernel.
+
+    Attributes:
+        hash: the kernel hash.
+        content_id: names the build.
+        files: name and size in bytes.
+        bundles: prefixes of the bundles that hold it.
+    """
+
+    hash: str
+    content_id: str
+    files: tuple[tuple[str, int], ...]
+    bundles: tuple[str, ...]
+
+
+class Catalog:
+    """A bucket's bundles at one moment: one listing, then manifests as they are asked for.
+
+    Args:
+        bucket: where they are.
+        trust: whose signatures count; everything is trusted by default.
+
+    Raises:
+        RemoteError: the bucket could not be asked.
+    """
+
+    def __init__(self, bucket: Bucket, *, trust: TrustPolicy | None = None) -> None:
+        self.bucket = bucket
+        self.trust = trust or TrustPolicy()
+        self.objects = bucket.list("bundles/")
+        self.places = places_in(self.objects)
+
+    def entries(self, *, kind: str | None = None, newest: int | None = None) -> Iterator[Entry]:
+        """Yield the bundles, newest first.
+
+        Args:
+            kind: only those of this kind.
+            newest: at most so many.
+
+        Raises:
+            RemoteError: the bucket could not be asked.
+        """
+        sizes = self._sizes()
+        listed_by = self._workloads()
+        wanted = [place for place in self.places if kind is None or place.kind == kind]
+        for place, found in self.manifests(wanted[:newest]):
+            info = self.objects[place.manifest]
+            entry = Entry(place, place.key, info.modified, sizes[place.prefix])
+            if isinstance(found, FormatError):
+                yield dataclasses.replace(entry, problem=str(found))
+                continue
+            yield dataclasses.replace(
+                entry,
+                key=found.key,
+                generation=found.generation,
+                created=found.created,
+                kernels=len(found.kernels),
+                kernel_bytes=sum(kernel.size for kernel in found.kernels),
+                environment=found.environment,
+                workloads=tuple(sorted(listed_by.get((found.kind, found.key, found.variant), ()))),
+                signed_by=found.signature.key_id if found.signature else None,
+            )
+
+    def find(self, name: str) -> tuple[BundlePlace, ...]:
+        """Return the bundles that a name means, newest first; empty if it means none.
+
+        Args:
+            name: a key, the beginning of exactly one key, a workload's name, or any of `<kind>/<key>`,
+                `<kind>/<key>/<variant>` and `<kind>/<key>/<variant>/<bundle id>`.
+
+        Raises:
+            NotInBucketError: it means more than one key.
+        """
+        parts = name.removeprefix("bundles/").strip("/").split("/")
+        if parts[0] in KINDS and 2 <= len(parts) <= 4:
+            stored = stored_key(parts[0], parts[1])
+            found = [place for place in self.places if (place.kind, place.key) == (parts[0], stored)]
+            found = [place for place in found if [place.variant, place.bundle_id][: len(parts) - 2] == parts[2:]]
+        else:
+            found = self._by_key(name)
+        if len({place.key for place in found}) > 1:
+            keys = sorted({f"{place.kind}/{place.key}" for place in found})
+            more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+            raise NotInBucketError(
+                f"{name!r} could be {', '.join(keys[:_SHOWN])}{more}; give more of the key", url=self.bucket.url
+            )
+        return tuple(found)
+
+    def kernels(self, name: str) -> tuple[KernelPlace, ...]:
+        """Return the stored builds of a kernel, by its hash or the beginning of it.
+
+        Raises:
+            RemoteError: the bucket could not be asked.
+            NotInBucketError: it is the beginning of none, or of more than one.
+        """
+        files: dict[tuple[str, str], list[tuple[str, int]]] = {}
+        for path, info in self.bucket.list("kernels/").items():
+            parts = path.split("/")
+            if len(parts) == 4 and parts[1].startswith(name):
+                files.setdefault((parts[1], parts[2]), []).append((parts[3], info.size))
+        users: dict[tuple[str, str], list[str]] = {}
+        for place, found in self.manifests(self.places):
+            for kernel in () if isinstance(found, FormatError) else found.kernels:
+                if kernel.hash.startswith(name):
+                    users.setdefault((kernel.hash, kernel.content_id), []).append(place.prefix)
+                    files.setdefault((kernel.hash, kernel.content_id), [])
+        hashes = sorted({kernel_hash for kernel_hash, _ in files})
+        if not hashes:
+            raise self.nothing_called(name)
+        if len(hashes) > 1:
+            raise NotInBucketError(
+                f"{name!r} could be kernel {', '.join(hashes[:_SHOWN])}; give more of the hash", url=self.bucket.url
+            )
+        return tuple(
+            KernelPlace(*build, files=tuple(sorted(files[build])), bundles=tuple(sorted(set(users.get(build, ())))))
+            for build in sorted(files)
+        )
+
+    def nothing_called(self, name: str) -> NotInBucketError:
+        """Return the error that says so."""
+        return NotInBucketError(
+            f"{self.bucket.url} holds nothing called {name!r}; `tritonsync ls` lists what it holds", url=self.bucket.url
+        )
+
+    def manifests(self, places: Iterable[BundlePlace]) -> Iterator[tuple[BundlePlace, Manifest | FormatError]]:
+        """Fetch manifests, some at a time; one that cannot be used comes as its error, a missing one not at all.
+
+        Raises:
+            RemoteError: the bucket could not be asked.
+        """
+        rest = iter(places)
+        while batch := list(itertools.islice(rest, BATCH)):
+            fetched = self.bucket.get_many([place.manifest for place in batch])
+            for place in batch:
+                data = fetched.pop(place.manifest)
+                if isinstance(data, RemoteError):
+                    raise data
+                if data is None:
+                    continue
+                try:
+                    found: Manifest | FormatError = self.trust.accept(data, place)
+                except FormatError as exc:
+                    found = exc
+                yield place, found
+
+    def _by_key(self, name: str) -> list[BundlePlace]:
+        exact = [place for place in self.places if place.key == stored_key(place.kind, name)]
+        return exact or [place for place in self.places if place.key.startswith(name)]
+
+    def _sizes(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for name, info in self.objects.items():
+            prefix = "/".join(name.split("/")[:5]) + "/"
+            sizes[prefix] = sizes.get(prefix, 0) + info.size
+        return sizes
+
+    def _workloads(self) -> dict[tuple[str, str, str], set[str]]:
+        """Return which workloads list a bundle, as of the newest list of each."""
+        listed: dict[tuple[str, str, str], set[str]] = {}
+        newest: dict[str, BundlePlace] = {}
+        for place in sorted((place for place in self.places if place.kind == "workload"), key=lambda p: p.variant):
+            newest.setdefault(place.key, place)
+        for _, found in self.manifests(newest.values()):
+            if isinstance(found, FormatError) or LIST not in (found.inline or ()):
+                continue
+            try:
+                entries = workload_of_manifest(found).entries
+            except FormatError:
+                continue
+            for entry in entries:
+                listed.setdefault((entry.kind, entry.key, entry.variant), set()).add(found.key)
+        return listed
+
+
+def places_in(objects: Objects, kinds: Collection[str] = KINDS) -> list[BundlePlace]:
+    """Return the bundles of a listing, newest first."""
+    found = [(info.modified or 0.0, name) for name, info in objects.items()]
+    places = (parse_manifest_name(name) for _, name in sorted(found, key=lambda pair: (-pair[0], pair[1])))
+    return [place for place in places if place is not None and place.kind in kinds]
