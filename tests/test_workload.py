@@ -30,7 +30,7 @@ class Run:
 
     def use(self, *kernels: Kernel, publish: bool = True) -> None:
         for kernel in kernels:
-            self.record.note("triton", kernel.hash, "default" if publish else None)
+            self.record.note("triton", kernel.hash, *(["default"] if publish else []))
 
     def end(self) -> None:
         if self.record.is_new():

@@ -198,7 +198,6 @@ _TARGETS = {
     "GraphLookups.note_offered": "tritonsync.session.lookup",
     "Incoming.names": "tritonsync.session.incoming",
     "Incoming.fetch_variants": "tritonsync.session.incoming",
-    "Outgoing.note_graph": "tritonsync.session.outgoing",
     "Outgoing.enqueue_value": "tritonsync.session.outgoing",
     "WorkloadRecord.note": "tritonsync.session.workload",
     "Counters.add": "tritonsync.session.counters",

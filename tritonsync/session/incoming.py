@@ -112,20 +112,23 @@ class Incoming:
         self._autotune: dict[tuple[str, str], set[str]] = {}
         self._brought: dict[tuple[str, str], dict[str, Manifest]] = {}
 
-    def fetch(self, kind: str, key: str, seen: Collection[str], timeout: float | None) -> Arrival:
-        """Bring the values of a key here, or wait for the thread that is doing so.
+    def fetch(self, kind: str, key: str, seen: Collection[str]) -> Arrival:
+        """Let the program wait, within its budget, until values of a key are here; trouble of any kind brings none.
 
         Args:
             kind: `fx_graph` or `aot_autograd`.
             key: the key there.
             seen: file names of values that the caller has tried.
-            timeout: seconds.
-
-        Raises:
-            TritonSyncError: it failed.
-            TimeoutError: another thread takes longer (`concurrent.futures.TimeoutError`).
         """
-        return self._plan(kind, key, lambda seconds: self._fetch(kind, key, seen, seconds)).run_or_wait(timeout)
+        return self._wait_for(self._plan(kind, key, lambda seconds: self._fetch(kind, key, seen, seconds)))
+
+    def settled_names(self, kind: str, key: str) -> frozenset[str]:
+        """Wait, within the budget, for a fetch of this key that is under way, and return what `names` then does."""
+        fetch = self.under_way(kind, key)
+        if fetch is not None:
+            # One that is only planned would wait for its turn among the others: it is run here.
+            self._wait_for(fetch)
+        return self.names(kind, key)
 
     def under_way(self, kind: str, key: str) -> SharedFetch | None:
         """Return the fetch of this key, if one is under way or planned."""
@@ -193,6 +196,15 @@ class Incoming:
                 return Arrival(asked=False)
 
         return self._plan(kind, key, work)
+
+    def _wait_for(self, fetch: SharedFetch) -> Arrival:
+        waits = self._context.waits
+        return waits.wait_for(
+            lambda: fetch.run_or_wait(waits.budget.left),
+            Arrival(),
+            lambda arrival: bool(arrival.values),
+            lambda arrival: arrival.asked,
+        )
 
     def _plan(self, kind: str, key: str, work: Callable[[float | None], Arrival]) -> SharedFetch:
         """Return the fetch of this key, and a new one for this work, given its seconds, if there is none."""

@@ -16,8 +16,7 @@ from tritonsync.format.facts import ValueFacts, variant_of
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.value import facts_of_value
 from tritonsync.session.context import Context
-from tritonsync.session.incoming import Arrival, Incoming, Value
-from tritonsync.session.outgoing import Outgoing
+from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.workload import WorkloadRecord
 
 __all__ = ["GraphLookup", "GraphLookups"]
@@ -29,12 +28,11 @@ class GraphLookups:
     Args:
         context: of the session.
         incoming: fetches.
-        outgoing: told which graphs are used.
         record: told what this run used.
     """
 
-    def __init__(self, context: Context, incoming: Incoming, outgoing: Outgoing, record: WorkloadRecord) -> None:
-        self.context, self.incoming, self.outgoing, self.record = context, incoming, outgoing, record
+    def __init__(self, context: Context, incoming: Incoming, record: WorkloadRecord) -> None:
+        self.context, self.incoming, self.record = context, incoming, record
         # Without locks, which a fork could leave locked: each change is one assignment.
         self._offered: dict[tuple[str, str], frozenset[str]] = {}
         #: Graphs that an AOTAutograd value named: their time is part of its own.
@@ -42,11 +40,7 @@ class GraphLookups:
 
     def begin(self, kind: str, key: str) -> GraphLookup:
         """Begin a lookup of torch; what is being fetched of this key is in this host's caches afterwards."""
-        fetch, waits = self.incoming.under_way(kind, key), self.context.waits
-        if fetch is not None:
-            # One that is only planned would wait for its turn among the others: it is run here.
-            waits.wait_for(lambda: fetch.run_or_wait(waits.budget.left), Arrival(), _brought_something, _was_asked)
-        return GraphLookup(self, kind, key, self.incoming.names(kind, key))
+        return GraphLookup(self, kind, key, self.incoming.settled_names(kind, key))
 
     def offered(self, kind: str, key: str) -> frozenset[str]:
         """Return the file names of the values that torch was offered under a key."""
@@ -75,13 +69,8 @@ class GraphLookup:
     def more(self) -> tuple[Value, ...]:
         """Bring values of this key here that torch has not tried, with their kernels and autotune results."""
         self.is_done = True  # also if what follows raises
-        waits, incoming, seen = self._lookups.context.waits, self._lookups.incoming, frozenset(self._seen)
-        arrival = waits.wait_for(
-            lambda: incoming.fetch(self.kind, self.key, seen, waits.budget.left),
-            Arrival(),
-            _brought_something,
-            _was_asked,
-        )
+        seen = frozenset(self._seen)
+        arrival = self._lookups.incoming.fetch(self.kind, self.key, seen)
         new = tuple(value for value in arrival.values if value.name not in seen)
         self._seen.update(value.name for value in new)
         self._lookups.note_offered(self.kind, self.key, self._seen)
@@ -101,10 +90,7 @@ class GraphLookup:
             if value is not None and value.manifest is not None
             else list(lookups.incoming.came_from_bucket(self.kind, self.key).values())
         )
-        lookups.record.note(self.kind, self.key)
-        for manifest in manifests:
-            lookups.record.note(self.kind, self.key, manifest.variant)
-        lookups.outgoing.note_graph(self.kind, self.key)
+        lookups.record.note(self.kind, self.key, *(manifest.variant for manifest in manifests))
         if not manifests:
             counters.add(local_hits=1)
             return
@@ -133,11 +119,3 @@ class GraphLookup:
             ]
             wanted.setdefault(key, set()).update(variant_of(each, cpu)[0] for each in facts)
         self._lookups.incoming.fetch_variants("fx_graph", wanted)
-
-
-def _brought_something(arrival: Arrival) -> bool:
-    return bool(arrival.values)
-
-
-def _was_asked(arrival: Arrival) -> bool:
-    return arrival.asked

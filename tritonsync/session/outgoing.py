@@ -48,7 +48,6 @@ class Outgoing:
         self._lock = threading.RLock()
         self._facts: dict[tuple[str, str], ValueFacts] = {}
         self._made: set[tuple[str, str]] = set()
-        self._graphs: set[tuple[str, str]] = set()
         self._tuned: dict[tuple[str, str], set[str]] = {}
         self._saved: set[tuple[str, str]] = set()
         self._newest: dict[tuple[str, str], bytes] = {}
@@ -93,11 +92,6 @@ class Outgoing:
         with self._lock:
             self._newest[kind, key] = data
 
-    def note_graph(self, kind: str, key: str) -> None:
-        """Note that a graph was used, whose autotune results may come."""
-        with self._lock:
-            self._graphs.add((kind, key))
-
     def note_autotuned(self, folder: str, name: str) -> None:
         """Note that this process has saved an autotune result."""
         with self._lock:
@@ -110,7 +104,7 @@ class Outgoing:
         if self._writes:
             with self._lock:
                 newest, self._newest = self._newest, {}
-            if self._graphs:
+            if self._record.graphs():
                 self._queue.submit(self._autotune, rank=BELONGINGS)
             for (kind, key), data in newest.items():
                 self._queue.submit(functools.partial(self._publish_newest, kind, key, data), rank=BELONGINGS)
@@ -133,7 +127,6 @@ class Outgoing:
         facts = facts_of_value(data)
         with self._lock:
             self._facts[kind, key] = facts
-            self._graphs.add((kind, key))
             if any(("fx_graph", graph) in self._made for graph, _ in facts.fx_graphs):
                 # It was no use because one of its graphs was not to be had; there is nothing wrong with it.
                 refused = frozenset()
@@ -192,7 +185,7 @@ class Outgoing:
         results = autotune_results(inductor)
         with self._lock:
             recent = [result for result in results if (result.folder, result.name) in self._saved]
-            graphs = sorted(self._graphs if recent else self._graphs & self._made)
+            graphs = sorted(self._record.graphs() if recent else self._record.graphs() & self._made)
         for kind, key in graphs:
             chosen = results if (kind, key) in self._made else recent
             mine = payloads_of_results(results_of(chosen, self._facts_of(kind, key)))

@@ -82,7 +82,7 @@ class Session:
         self._context = context
         self._incoming = Incoming(context)
         self._outgoing = Outgoing(context, self._incoming, self._record)
-        self._lookups = GraphLookups(context, self._incoming, self._outgoing, self._record)
+        self._lookups = GraphLookups(context, self._incoming, self._record)
         self._plain_kernels = PlainKernels(context, self._record)
 
     # ---- the program ------------------------------------------------------------------------------------------------

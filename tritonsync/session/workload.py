@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from tritonsync.errors import FormatError
+from tritonsync.format.bundle import GRAPHS
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.layout import workload_key
 from tritonsync.format.manifest import Manifest
@@ -55,12 +56,16 @@ class WorkloadRecord:
         self._known: set[WorkloadEntry] = set()
         self._keys: set[tuple[str, str]] = set()
 
-    def note(self, kind: str, key: str, variant: str | None = None) -> None:
-        """Note that a key was used; with its variant, where that is known to be in the bucket."""
+    def note(self, kind: str, key: str, *variants: str) -> None:
+        """Note that a key was used; with those of its variants that are known to be in the bucket."""
         with self._lock:
             self._keys.add((kind, key))
-            if variant is not None:
-                self._known.add(WorkloadEntry(kind=kind, key=key, variant=variant))
+            self._known.update(WorkloadEntry(kind=kind, key=key, variant=variant) for variant in variants)
+
+    def graphs(self) -> set[tuple[str, str]]:
+        """Return kind and key of the graphs that were used."""
+        with self._lock:
+            return {(kind, key) for kind, key in self._keys if kind in GRAPHS}
 
     def load(self, store: Store) -> Manifest | None:
         """Return the manifest of what the last run used, None if there is none.
