@@ -1,4 +1,4 @@
-"""How a process ends, and how to do something before it does."""
+"""How a process ends, and how it forks: what is called before the one, and when the other has to wait."""
 
 from __future__ import annotations
 
