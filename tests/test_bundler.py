@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tritonsync.bundler import (
 )
 from tritonsync.errors import BundlerStateError, LocalCacheError
 from tritonsync.format.kernel import Kernel, KernelFile
-from tritonsync.local.triton_cache import collect
+from tritonsync.local.triton_cache import collect, emit
 from tritonsync.settings import Settings
 
 ON = Settings(url="s3://bucket/prefix")
@@ -246,6 +247,39 @@ def test_autotuners_are_handed_to_the_callback_after_the_kernels(
     assert seen == [(autotuner, True)]
     assert emission.metadata == BundleMetadata(("scale_kernel",), ("name",))
     assert emission.autotuners == LoadedAutotuners(loaded=("name",))
+
+
+@pytest.mark.parametrize("there", ["equal", "busy", "lost", "conflict"])
+def test_autotuners_are_loaded_over_their_own_kernels_only(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    """Not over what another writer is making, or has made at the same moment: they carry launch facts of their own."""
+    kernel = compiled_kernels.kernel()
+    loaded: list[StaticAutotuner] = []
+    facts = json.loads(file_of(kernel, ".json").payload)
+    other = with_file(kernel, "scale_kernel.json", json.dumps({**facts, "num_warps": 8}).encode())
+    if there == "equal":
+        emit(kernel, tmp_path)
+    if there == "conflict":
+        emit(other, tmp_path)
+    if there == "busy":
+        (tmp_path / kernel.hash).mkdir()
+        (tmp_path / kernel.hash / "scale_kernel.source").write_text("being made")
+    if there == "lost":
+        replace = os.replace
+
+        def lose(source: str, target: str) -> None:
+            monkeypatch.undo()
+            emit(other, tmp_path)
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", lose)
+    bundler = TritonBundler(ON, lambda device: tmp_path, load_autotuner=loaded.append)
+    emission = bundler.read_and_emit(TritonBundle((kernel,), (StaticAutotuner("key", "name", b"pickle"),)))
+    outcome = {"equal": "present", "lost": "conflict"}.get(there, there)
+    assert emission.outcomes == {outcome: 1}
+    assert bool(loaded) is (there == "equal")
+    assert emission.autotuners == LoadedAutotuners(*((("name",), ()) if loaded else ((), ("name",))))
 
 
 def test_one_bad_autotuner_does_not_take_the_rest_along(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.leftovers import leftovers, wait_until
 from tests.raw import RawBucket
 from tritonsync.errors import TritonSyncError
+from tritonsync.format.value import bundle_of_value
+from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
+from tritonsync.local.inductor_cache import value_path
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.pull import Pulled, pull
 from tritonsync.sync.push import Pushed, push
@@ -157,6 +161,49 @@ def test_a_build_of_another_writer_is_left_alone_and_its_graph_is_not_used(
     assert {path.name: path.read_bytes() for path in other.iterdir()} == before
     values = {path.name for path in (real_cache / "fxgraph").rglob("*") if path.is_file()}
     assert len(values - {path.name for path in tmp_path.rglob("fxgraph/*/*/*")}) == 1
+
+
+@pytest.mark.parametrize("kind", ["dynamo", "pgo"])
+def test_what_changes_under_one_key_is_published_and_pulled_anew(tmp_path: Path, kind: str) -> None:
+    """A newer one of the bucket takes the place of an earlier one of the bucket, never of what was only made here."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    writer, reader = tmp_path / "writer", tmp_path / "reader"
+    there, here = (value_path(folder, kind, "key", "0" * 64) for folder in (writer, reader))
+    there.parent.mkdir(parents=True)
+    for content in (b"first", b"second", b"third"):
+        there.write_bytes(content)
+        push_folder(raw, writer)
+        assert pull_folder(raw, reader).missing == ()
+        assert here.read_bytes() == content
+    here.write_bytes(b"made here")
+    there.write_bytes(b"fourth")
+    push_folder(raw, writer)
+    pull_folder(raw, reader)
+    assert here.read_bytes() == b"made here"
+    push_folder(raw, reader)
+    pull_folder(raw, writer)
+    assert there.read_bytes() == b"made here"
+
+
+def test_a_package_of_an_older_bucket_is_pulled(tmp_path: Path) -> None:
+    """It is the one bundle of its key, and its variant is no time."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    store = raw.store()
+    store.publish(bundle_of_value("dynamo", "key", b"package"))
+    entries = (WorkloadEntry(kind="dynamo", key="key", variant="default"),)
+    listed = bundle_of_workload("w", Workload(inductor_dir="/cache", entries=entries), ())
+    store.publish_newest(listed, inline=(LIST,))
+    assert pull_folder(raw, tmp_path / "reader").missing == ()
+    assert value_path(tmp_path / "reader", "dynamo", "key", "0" * 64).read_bytes() == b"package"
+
+
+def test_a_pull_sweeps_what_killed_processes_left(raw: RawBucket, real_cache: Path, tmp_path: Path) -> None:
+    """In the folder of each device, and in Inductor's own; what is younger than an hour may be in use."""
+    push_folder(raw, real_cache)
+    old, young = leftovers(tmp_path)
+    pull_folder(raw, tmp_path)
+    wait_until(lambda: not any(path.exists() for path in old))
+    assert all(path.exists() for path in young)
 
 
 def test_a_workload_that_is_not_there_is_an_error_that_names_it(raw: RawBucket, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +14,21 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from tests.bundles import HASHES
+from tests.leftovers import leftovers, wait_until
 from tests.raw import RawBucket
 from tritonsync import times
 from tritonsync.errors import AccessDeniedError, RemoteTimeoutError
 from tritonsync.format.bundle import Bundle, Payload
-from tritonsync.format.workload import WorkloadEntry
+from tritonsync.format.kernel import Kernel, KernelFile
+from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
 from tritonsync.session import process
+from tritonsync.session.context import plain_host
+from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.session import Session
 from tritonsync.session.uploads import CAPACITY, Uploads
 from tritonsync.settings import Settings
+from tritonsync.sync.caches import LocalCaches
 
 
 class Silent(LocalFileSystem):  # type: ignore[misc]
@@ -98,6 +107,69 @@ def test_a_session_can_be_flushed_before_it_ends(tmp_path: Path) -> None:
         assert raw.names() == before
 
 
+def test_the_end_of_a_process_has_one_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the flush at the end of the main thread has used up is not there again at exit."""
+    now = session(str(tmp_path / "bucket"), tmp_path / "inductor", flush_s=0.5)
+    hangs = threading.Event()
+    given: list[float] = []
+    flush = Outgoing.flush
+
+    def noting(outgoing: Outgoing, seconds: float, *rest: Any) -> None:
+        given.append(seconds)
+        flush(outgoing, seconds, *rest)
+
+    monkeypatch.setattr(Outgoing, "flush", noting)
+
+    def make() -> None:
+        hangs.wait()
+
+    for end in (now.flush, now.stop):
+        now.enqueue_kernel("A", "default", Path("nowhere"), make, is_compiled=True)
+        end()
+    hangs.set()
+    assert given[0] > 0.4
+    assert given[1:] == [0]
+    assert now.counts.dropped >= 2
+
+
+def test_a_session_sweeps_what_killed_processes_left(tmp_path: Path) -> None:
+    """Once, in the background, in the folder of each device and in Inductor's own; what is young may be in use."""
+    caches = LocalCaches.at(tmp_path / "inductor")
+    host = dataclasses.replace(plain_host(Settings()), caches=lambda: caches)
+    now = Session(Settings(url=str(tmp_path / "bucket"), quiet=True), host)
+    old, young = leftovers(caches.inductor)
+    now.kernel_cache_is_known()
+    wait_until(lambda: not any(path.exists() for path in old))
+    assert all(path.exists() for path in young)
+    again, _ = leftovers(caches.inductor)
+    now.graph_caches_are_known()
+    now.stop()
+    assert all(path.exists() for path in again)
+
+
+def test_a_helper_module_for_another_python_is_fetched_ahead(tmp_path: Path) -> None:
+    """A folder that holds another Python's is not what this one needs; one that holds its own is."""
+    url, base = str(tmp_path / "bucket"), tmp_path / "triton"
+    variants = [f"cpython-3{minor}-x86_64-linux-gnu.so-x86_64" for minor in (98, 99)]
+    entries = []
+    with RawBucket(url) as raw:
+        store = raw.store()
+        for key, variant in zip(HASHES, variants, strict=False):
+            module = KernelFile(f"cuda_utils.{variant.removesuffix('-x86_64')}", b"code")
+            kernels = (Kernel(hash=key, device=None, files=(module,)),)
+            store.publish(Bundle(kind="triton", key=key, variant=variant, kernels=kernels))
+            entries.append(WorkloadEntry(kind="triton", key=key, variant=variant))
+            (base / key).mkdir(parents=True)
+            (base / key / "cuda_utils.cpython-398-x86_64-linux-gnu.so").write_bytes(b"other code")
+        listed = Workload(inductor_dir="/cache", entries=tuple(entries))
+        store.publish_newest(bundle_of_workload("name", listed, ()), inline=(LIST,))
+    now = session(url, tmp_path / "inductor", triton_dir=str(base))
+    now.kernel_cache_is_known()
+    now.begin()
+    assert now._plain_kernels._ahead_is_done.wait(60)
+    assert set(now._plain_kernels._held) == {(HASHES[1], variants[1])}
+
+
 def test_a_fork_waits_once_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred forks during a first contact that hangs lose the time of one."""
     waits: list[float] = []
@@ -113,6 +185,54 @@ def test_a_fork_waits_once_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> Non
         process._close_gate()
         process._open_gate_in_parent()
     assert waits == [times.FORK_GATE_S, 0, 0]
+
+
+FORK = """
+import os, sys, threading, time
+from tritonsync.session import process
+
+assert "filelock" not in sys.modules
+began = threading.Event()
+lock = threading.Lock()
+
+def work():
+    with process.no_fork():
+        began.set()
+        time.sleep(0.3)  # until the fork has begun, and waits
+        {imported}
+
+thread = threading.Thread(target=work)
+thread.start()
+began.wait()
+for _ in range(2):
+    if os.fork() == 0:
+        print("child", lock.locked(), flush=True)
+        os._exit(0)
+    os.wait()
+print("parent", lock.locked(), flush=True)
+thread.join()
+"""
+
+
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "import filelock",
+        "os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)",
+    ],
+    ids=["filelock", "a-lock"],
+)
+def test_a_fork_during_an_import_calls_its_hooks_in_pairs(imported: str) -> None:
+    """A module whose hooks are registered while a fork waits is called before it as well as after it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", FORK.format(imported=imported)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["child False", "child False", "parent False"]
 
 
 def test_an_upload_that_met_trouble_is_tried_once_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tritonsync.plugins.autoload import is_helper
 from tritonsync.remote.threads import DaemonThreads
 from tritonsync.session.counters import Counters, summary
 from tritonsync.session.incoming import Arrival, SharedFetch
@@ -162,10 +163,41 @@ def test_the_line_at_exit() -> None:
     counters.add(own_s=0.09)
     line = summary(counters.now, bytes_down=1_900_000, bytes_up=0)
     assert line == (
-        "tritonsync: 3 hits, 0 misses, 188 kernels fetched, 0 compiled, 1.9 MB down, 0 B up; "
-        "waited 0.31 s, saved 41.2 s, 0.09 s on the compiling thread"
+        "3 hits, 0 misses, 188 kernels fetched, 0 compiled, 1.9 MB down, 0 B up; "
+        "waited 0.31 s, saved about 41 s of compilation, 0.09 s on the compiling thread"
     )
     assert not counters.now.is_idle
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.0, ""), (0.9, ""), (1.04, "about 1 s"), (9.6, "about 10 s"), (14.4, "about 14 s"), (1234.5, "about 1200 s")],
+)
+def test_what_was_saved_is_said_roughly(seconds: float, said: str) -> None:
+    """Another host has measured it, however busy it was; less than a second is not worth a word."""
+    counters = Counters()
+    counters.add(hits=1, saved_s=seconds)
+    line = summary(counters.now, bytes_down=0, bytes_up=0)
+    assert (f"saved {said} of compilation" in line) if said else ("saved" not in line)
+
+
+@pytest.mark.parametrize(
+    ("path", "helper"),
+    [
+        ("/venv/lib/python3.11/site-packages/torch/_inductor/compile_worker/__main__.py", True),
+        ("/venv/lib/python3.11/site-packages/torch/_inductor/__autotune_main__.py", True),
+        ("/srv/compile_worker/train.py", False),
+        ("/srv/compile_worker/__main__.py", False),
+        ("my_compile_worker.py", False),
+        ("__autotune_main__.py", False),
+        ("/srv/nottorch/_inductor/compile_worker/__main__.py", False),
+        ("", False),
+    ],
+)
+def test_helpers_of_torch_are_known_by_their_place(path: str, helper: bool) -> None:
+    """A program of the user's own is none, whatever its path holds."""
+    assert is_helper([path, "--workers=4"]) is helper
+    assert not is_helper([])
 
 
 @pytest.mark.parametrize(

@@ -269,14 +269,19 @@ def test_a_key_that_does_not_fit_into_a_name_is_kept_whole(store: Store, raw: Ra
     assert {len(name.split("/")[2]) for name in raw.names("^bundles/")} == {64}
 
 
-def test_the_newest_of_a_changing_kind_wins(store: Store) -> None:
-    """Of profiles and workloads the last one published is loaded, even within one second."""
+@pytest.mark.parametrize("kind", ["pgo", "dynamo"])
+def test_the_newest_of_a_changing_kind_wins(store: Store, kind: str) -> None:
+    """Of profiles and packages the last one published is loaded, even within one second."""
+    # As buckets of 0.1.0 have it, for packages.
+    store.publish(Bundle(kind=kind, key="job", payloads=(Payload("value.pickle", b"first"),)))
+    [loaded] = store.load(kind, "job", newest=1).bundles
+    assert loaded.bundle.payload("value.pickle") == b"first"
     for number in range(3):
-        bundle = Bundle(kind="pgo", key="job", payloads=(Payload("pgo_value.pickle", str(number).encode()),))
+        bundle = Bundle(kind=kind, key="job", payloads=(Payload("value.pickle", str(number).encode()),))
         assert store.publish_newest(bundle).created
         assert not store.publish_newest(bundle).created
-        [loaded] = store.load("pgo", "job", newest=1).bundles
-        assert loaded.bundle.payload("pgo_value.pickle") == str(number).encode()
+        [loaded] = store.load(kind, "job", newest=1).bundles
+        assert loaded.bundle.payload("value.pickle") == str(number).encode()
 
 
 def test_autotune_results_come_with_the_key(store: Store, raw: RawBucket) -> None:
@@ -290,6 +295,55 @@ def test_autotune_results_come_with_the_key(store: Store, raw: RawBucket) -> Non
     found = store.load("fx_graph", "key")
     assert found.autotune == {"aa.one": b'{"XBLOCK": 1}', "bb.two": b'{"XBLOCK": 2}'}
     assert len(found.bundles) == 1
+
+
+def timed(number: int, names: str = "aa bb") -> dict[str, bytes]:
+    """Make the autotune results of a worker, which has measured times of its own."""
+    return {f"{name}.one": b'{"XBLOCK": 1, "time_taken_ms": %d}' % number for name in names.split()}
+
+
+def test_cold_workers_leave_one_list_of_autotune_results(raw: RawBucket) -> None:
+    """What is published wins over what was timed here, so a hit costs four requests after any number of them."""
+    store = raw.store()
+    store.publish(make_bundle())
+    created = [store.publish_autotune("fx_graph", "key", timed(number)).created for number in range(12)]
+    assert created == [True] + 11 * [False]
+    assert len(raw.names("/autotune/")) == 1
+    reader = raw.store()
+    found = reader.load("fx_graph", "key")
+    assert (found.autotune, len(found.bundles)) == (timed(0), 1)
+    assert reader.bucket.stats.requests == 4
+
+
+def test_lists_of_writers_that_raced_cost_a_reader_nothing(raw: RawBucket) -> None:
+    """Each may have missed the others' list; one is read, and the next result unites them in one that holds all."""
+    raw.store().publish(make_bundle())
+    alone = [raw.store() for _ in range(6)]
+    for store in alone:
+        store.bucket.list = lambda *_, **__: {}  # type: ignore[method-assign] # as it was when all of them looked
+    names = ["aa", "bb", "cc", "aa bb", "cc dd", "aa cc dd"]
+    for number, store in enumerate(alone):
+        assert store.publish_autotune("fx_graph", "key", timed(number, names[number])).created
+    assert len(raw.names("/autotune/")) == 6
+    reader = raw.store()
+    assert reader.load("fx_graph", "key").autotune == timed(5, "aa cc dd")
+    assert reader.bucket.stats.requests == 4
+    store = raw.store()
+    assert store.publish_autotune("fx_graph", "key", timed(7, "aa ee")).created
+    assert not store.publish_autotune("fx_graph", "key", timed(8, "aa bb ee")).created
+    reader = raw.store()
+    assert reader.load("fx_graph", "key").autotune.keys() == timed(0, "aa bb cc dd ee").keys()
+    assert reader.bucket.stats.requests == 4
+
+
+def test_a_signing_writer_unites_only_what_it_trusts(raw: RawBucket) -> None:
+    """Results that nobody signed do not come under its signature."""
+    raw.store().publish_autotune("fx_graph", "key", timed(0))
+    pem, public = make_key()
+    signing = raw.store(signer=Signer.from_pem(pem, "key"))
+    assert signing.publish_autotune("fx_graph", "key", timed(1, "aa")).created
+    reader = raw.store(trust=TrustPolicy.from_pems([public]))
+    assert reader.load("fx_graph", "key").autotune == timed(1, "aa")
 
 
 def test_damaged_autotune_results_are_healed(store: Store, raw: RawBucket) -> None:

@@ -144,6 +144,10 @@ class Emission:
         return self.outcomes.get("emitted", 0) + self.outcomes.get("repaired", 0)
 
 
+#: Outcomes after which a kernel's folder holds that very kernel.
+_IS_THE_SAME: tuple[Outcome, ...] = ("emitted", "repaired", "present")
+
+
 @dataclasses.dataclass
 class _Notes:
     """What was put since `begin_compile`."""
@@ -279,7 +283,8 @@ class TritonBundler:
     def read_and_emit(self, bundle: TritonBundle) -> Emission:
         """Write the kernels of a bundle into Triton's cache, then load its static autotuners.
 
-        A kernel that is only half a kernel is refused, the rest is written.
+        A kernel that is only half a kernel is refused, the rest is written. Static autotuners carry the launch facts of
+        their own binaries, so they are loaded only where every kernel of the bundle is the one that is here now.
 
         Raises:
             LocalCacheError: the cache folder cannot be written.
@@ -291,8 +296,7 @@ class TritonBundler:
         written, conflicts, refused = [], [], {}
         for kernel in bundle.kernels:
             try:
-                base = Path(self._triton_cache_dir(kernel.device))
-                outcome = triton_cache.emit(kernel, base, files=self._settings.files).outcome
+                outcome = self._emit(kernel)
             except FormatError as exc:
                 log.warning("Not writing kernel %s: %s", kernel.hash, exc)
                 refused[kernel.hash] = str(exc)
@@ -303,9 +307,8 @@ class TritonBundler:
                 written.append(kernel)
             elif outcome == "conflict":
                 conflicts.append(kernel.hash)
-        # They carry the launch facts of their own binaries, which must not meet others.
-        loader = None if conflicts or refused else self._load_autotuner
-        autotuners = self.load_autotuners(bundle.static_autotuners, loader)
+        is_whole = not refused and outcomes.keys() <= set(_IS_THE_SAME)
+        autotuners = self.load_autotuners(bundle.static_autotuners, self._load_autotuner if is_whole else None)
         return Emission(
             metadata=BundleMetadata(_binary_names(written), autotuners.loaded),
             outcomes=dict(outcomes),
@@ -314,6 +317,14 @@ class TritonBundler:
             autotuners=autotuners,
             seconds=time.perf_counter() - started,
         )
+
+    def _emit(self, kernel: Kernel) -> Outcome:
+        base = Path(self._triton_cache_dir(kernel.device))
+        outcome = triton_cache.emit(kernel, base, files=self._settings.files).outcome
+        if outcome == "lost_race":
+            # What the winner wrote may be another build; the second look tells.
+            outcome = triton_cache.emit(kernel, base, files=self._settings.files).outcome
+        return outcome
 
     def load_autotuners(
         self, static_autotuners: Collection[StaticAutotuner], load: AutotunerLoader | None

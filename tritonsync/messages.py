@@ -1,13 +1,19 @@
-"""Warnings that are said once per cause: a thousand graphs that meet one broken bucket are one line.
+"""Warnings inside programs: said once per cause, by a speaker that names itself.
 
-Standard library only. Imports: nothing.
+A thousand graphs that meet one broken bucket are one line, and of eight ranks that write to one terminal each says
+which it is. Standard library only.
+
+Imports: settings.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 
-__all__ = ["warn_once"]
+from tritonsync.settings import launched_rank
+
+__all__ = ["name_speaker", "speaker", "warn_once"]
 
 _said: set[str] = set()
 
@@ -19,3 +25,46 @@ def warn_once(
     level = logging.DEBUG if cause in _said else logging.WARNING
     _said.add(cause)
     log.log(level, message, *args, exc_info=exc_info)
+
+
+def speaker() -> str:
+    """Return what this process calls itself: `tritonsync[rank 3]`, or `tritonsync[4711]` after its process id."""
+    rank = launched_rank()
+    return f"tritonsync[{os.getpid() if rank is None else f'rank {rank}'}]"
+
+
+class _Speaker(logging.Handler):
+    """Puts the speaker before what our loggers say, and says it where nobody else does.
+
+    It is on our own logger only: what a program configures, for itself or for `tritonsync`, stays as it is. Records
+    come here from all of our loggers, and go on to the program's handlers. Where there is none, Python writes warnings
+    to stderr; but a logger with a handler counts as configured, so that is done here.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args = f"{speaker()}: {record.getMessage()}", None
+        if record.levelno >= logging.WARNING and not _has_others(self, logging.getLogger(record.name)):
+            fallback = logging.lastResort
+            if fallback is not None:
+                fallback.handle(record)
+
+
+def _has_others(handler: logging.Handler, logger: logging.Logger) -> bool:
+    """Whether another handler than this one gets what a logger is told."""
+    at: logging.Logger | None = logger
+    while at is not None:
+        if any(other is not handler for other in at.handlers):
+            return True
+        at = at.parent if at.propagate else None
+    return False
+
+
+_handler = _Speaker()
+
+
+def name_speaker(*, named: bool = True) -> None:
+    """Have our loggers name this process, as is right inside programs; or have them stop."""
+    ours = logging.getLogger("tritonsync")
+    ours.removeHandler(_handler)
+    if named:
+        ours.addHandler(_handler)

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from tritonsync import times
 from tritonsync.errors import SettingsError
 
-__all__ = ["VARIABLES", "Files", "Mode", "Settings"]
+__all__ = ["VARIABLES", "Files", "Mode", "Settings", "launched_rank"]
 
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
@@ -101,6 +101,12 @@ class Settings:
             if field not in values and env.get(variable, "") != "":
                 values[field] = parse(variable, env[variable])
         return cls(**values)
+
+
+def launched_rank() -> int | None:
+    """Return the rank that the launcher of a distributed job gave this process (RANK, as torchrun sets it), if any."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isascii() and rank.isdecimal() and len(rank) < 10 else None
 
 
 def _text(_variable: str, text: str) -> str:

@@ -18,13 +18,19 @@ from tritonsync.store.verify import verify
 
 PUBLISH_AND_LEAVE = """
 import sys
+from pathlib import Path
 from tritonsync.session import session
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.settings import Settings
 
 now = session.start(Settings.from_env())
 assert "s3fs" not in sys.modules
-now.publish(lambda: Bundle(kind="triton", key="K", payloads=(Payload("p", b"data"),)))
+
+def publish(key):
+    bundle = Bundle(kind="triton", key=key, payloads=(Payload("p", b"data"),))
+    now.enqueue_kernel(key, "default", Path("nowhere"), lambda: bundle, is_compiled=True)
+
+publish("K")
 """
 
 #: What Python 3.12 does once a program has begun to end. The last callback that is registered is the first to run.
@@ -82,7 +88,7 @@ import time
 def serve():
     threading.main_thread().join()
     time.sleep(0.5)
-    now.publish(lambda: Bundle(kind="triton", key="LATE", payloads=(Payload("p", b"data"),)))
+    publish("LATE")
     print("served", flush=True)
 
 threading.Thread(target=serve).start()
@@ -109,7 +115,7 @@ def test_sigterm_may_come_at_any_moment(worker: Worker, tmp_path: Path) -> None:
     """Also while the main thread is inside tritonsync and holds a lock that the flush needs."""
     held = """
 import os, signal, time
-with now.budget._lock:
+with now._waits.budget._lock:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.3)
 time.sleep(60)
@@ -117,6 +123,81 @@ time.sleep(60)
     done = run_program(worker, tmp_path / "bucket", tmp_path, PUBLISH_AND_LEAVE + held)
     assert done.returncode == -signal.SIGTERM
     assert "1 bundles published" in done.stderr
+
+
+#: The main thread waits in C for what never comes, and does not come back for a signal either: a lock of its own.
+HANG_IN_C = """
+import ctypes
+
+lock = ctypes.create_string_buffer(256)
+libc = ctypes.CDLL(None)
+libc.pthread_mutex_lock(lock)
+print("hangs", flush=True)
+libc.pthread_mutex_lock(lock)
+"""
+
+
+def test_sigterm_does_not_wait_for_a_main_thread_that_hangs(worker: Worker, tmp_path: Path) -> None:
+    """A collective that never returns keeps Python from running its handlers, and nothing from being published."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PUBLISH_AND_LEAVE + HANG_IN_C],
+        env=worker.environ(tmp_path / "bucket", tmp_path),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hangs\n"
+        process.send_signal(signal.SIGTERM)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGTERM
+    assert "1 bundles published" in err
+
+
+def test_a_programs_own_wakeup_descriptor_stays(worker: Worker, tmp_path: Path) -> None:
+    """What asyncio has set is not taken from it; what it sets later takes the place of ours; SIGTERM flushes anyway."""
+    program = """
+import os, signal, socket, time
+theirs, told = socket.socketpair()
+theirs.setblocking(False)
+if {first}:
+    signal.set_wakeup_fd(theirs.fileno())
+{publish}
+before = signal.set_wakeup_fd(theirs.fileno())
+print((before == theirs.fileno()) is {first}, flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print(told.recv(1) == bytes([signal.SIGTERM]), flush=True)
+time.sleep(60)
+"""
+    for first in (True, False):
+        done = run_program(
+            worker, tmp_path / f"{first}", tmp_path, program.format(first=first, publish=PUBLISH_AND_LEAVE)
+        )
+        assert (done.returncode, done.stdout) == (-signal.SIGTERM, "True\nTrue\n"), done.stderr
+        assert "1 bundles published" in done.stderr
+
+
+def test_a_signal_to_a_child_is_none_to_its_parent(worker: Worker, tmp_path: Path) -> None:
+    """Between its fork and its exec a child shares the wakeup descriptor; who wrote to it is what counts."""
+    program = """
+import os, signal, time
+shared = os.dup(signal.set_wakeup_fd(-1))
+pid = os.fork()
+if pid == 0:
+    os.write(shared, bytes([signal.SIGTERM]))
+    print(signal.set_wakeup_fd(-1), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+time.sleep(0.5)
+print("goes on", flush=True)
+"""
+    done = run_program(worker, tmp_path / "bucket", tmp_path, PUBLISH_AND_LEAVE + program)
+    assert (done.returncode, done.stdout) == (0, "-1\ngoes on\n"), done.stderr
 
 
 def test_a_forked_child_is_told_to_go_and_goes(worker: Worker, tmp_path: Path) -> None:

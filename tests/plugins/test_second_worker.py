@@ -32,7 +32,9 @@ def test_forward_and_backward_come_from_the_bucket(worker: Worker, filled: Fille
     assert (second.hits, second.misses) == ((2, 1), (0, 0))
     assert second.out["numbers"] == filled.first.out["numbers"] == plain.first.out["numbers"]
     assert (second.counts["hits"], second.counts["misses"], second.counts["bytes_up"]) == (3, 0, 0)
-    assert second.counts["saved_s"] > 0
+    # C++ is compiled again, and nobody has measured how much of the time that was.
+    assert second.counts["saved_s"] == 0
+    assert "saved" not in second.err
     assert "3 hits" in second.err
 
 

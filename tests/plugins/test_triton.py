@@ -229,8 +229,8 @@ def test_compiles_of_a_graph_are_left_alone(
     proxy.clear()
     inside = plain_worker.run("inside_a_graph", 3, bucket=place, TRITONSYNC_WORKLOAD="other")
     assert hits(inside) == [False] * 3
-    helper = tmp_path / "compile_worker" / "__main__.py"
-    helper.parent.mkdir()
+    helper = tmp_path / "torch" / "_inductor" / "compile_worker" / "__main__.py"
+    helper.parent.mkdir(parents=True)
     helper.symlink_to(PROGRAM)
     worker = PlainWorker(plain_worker.folder, plain_worker.site, helper)
     assert hits(worker.run("compile_kernels", 3, bucket=place, TRITONSYNC_WORKLOAD="other")) == [False] * 3

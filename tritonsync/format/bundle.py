@@ -24,8 +24,9 @@ __all__ = ["CHANGING", "DEFAULT_VARIANT", "GRAPHS", "KINDS", "Bundle", "Digest",
 KINDS = ("fx_graph", "aot_autograd", "pgo", "dynamo", "triton", "workload")
 #: Kinds whose values are graphs: pickles that may hold Triton bundles.
 GRAPHS = ("fx_graph", "aot_autograd")
-#: Kinds whose value changes from run to run: their variants are times, and the newest counts.
-CHANGING = ("pgo", "workload")
+#: Kinds whose value changes under one key: their variants are times, and the newest counts. Up to 0.1.0, `dynamo` had
+#: one bundle a key, `default`, which any that has a time goes before.
+CHANGING = ("pgo", "dynamo", "workload")
 DEFAULT_VARIANT = "default"
 
 

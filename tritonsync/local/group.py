@@ -15,10 +15,20 @@ from collections.abc import Collection, Iterable
 from tritonsync.errors import FormatError
 from tritonsync.format.kernel import BINARY_SUFFIXES, GROUP_PREFIX, SENTINEL, Kernel, relocate_in
 
-__all__ = ["UNGROUPED_SUFFIXES", "baked_directories", "children", "is_group", "launch_files", "relocate_group"]
+__all__ = [
+    "MODULE_SUFFIXES",
+    "UNGROUPED_SUFFIXES",
+    "baked_directories",
+    "children",
+    "is_group",
+    "launch_files",
+    "relocate_group",
+]
 
+#: Helper modules, built for one Python.
+MODULE_SUFFIXES = (".so", ".pyd")
 #: Files that are finished without a group: Triton puts them into the cache one at a time.
-UNGROUPED_SUFFIXES = (".so", ".pyd", ".autotune.json")
+UNGROUPED_SUFFIXES = (*MODULE_SUFFIXES, ".autotune.json")
 
 
 def is_group(name: str) -> bool:

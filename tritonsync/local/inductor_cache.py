@@ -163,8 +163,8 @@ def write_value(inductor_dir: Path, kind: str, key: str, data: bytes, *, replace
     """Write a value where torch will find it.
 
     FX and AOTAutograd values are named by their content, so another file in that place is a damaged one, and is
-    replaced. For `dynamo` and `pgo` there is one file a key, and what this host has made itself is at least as good: it
-    stays, unless `replace` is given.
+    replaced. For `dynamo` and `pgo` there is one file a key, whose content changes; the one that is here stays, unless
+    `replace` is given.
 
     Raises:
         FormatError: the kind has no values here, or the key cannot be one of torch's.

@@ -19,7 +19,7 @@ from tritonsync.errors import FormatError
 from tritonsync.format.bundle import GRAPHS, Digest
 from tritonsync.format.kernel import BINARY_SUFFIXES, GROUP_PREFIX
 from tritonsync.local.files import disk_errors, read_file
-from tritonsync.local.group import UNGROUPED_SUFFIXES, children, is_group
+from tritonsync.local.group import MODULE_SUFFIXES, UNGROUPED_SUFFIXES, children, is_group
 from tritonsync.local.inductor_cache import value_path
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "is_kernel_here",
     "is_key_here",
     "is_value_here",
+    "is_variant_here",
     "is_whole_elf",
     "launch_facts",
 ]
@@ -141,6 +142,22 @@ def is_kernel_here(directory: Path) -> bool:
     if not groups:
         return bool(names) and all(name.endswith(UNGROUPED_SUFFIXES) for name in names)
     return all(_is_whole(group, os.path.abspath(directory), names) for group in groups)
+
+
+def is_variant_here(directory: Path, variant: str) -> bool:
+    """Return whether a kernel folder is finished, and holds what a bundle of this variant does.
+
+    Helper modules of several Pythons share a folder: `<name><EXT_SUFFIX>`, in a variant named `<EXT_SUFFIX>-<machine>`
+    without the first dot. Everything else that a folder may hold is for all who read it.
+
+    Raises:
+        LocalCacheError: the folder cannot be read.
+    """
+    if not is_kernel_here(directory):
+        return False
+    with disk_errors("read the kernel folder", directory):
+        modules = [name for name in os.listdir(directory) if name.endswith(MODULE_SUFFIXES)]
+    return not modules or any(variant.startswith(f"{name.partition('.')[2]}-") for name in modules)
 
 
 def _is_whole(group: bytes, directory: str, names: Collection[str]) -> bool:

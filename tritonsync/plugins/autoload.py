@@ -18,13 +18,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import PurePath
 from types import ModuleType
 
 from tritonsync.errors import SettingsError
+from tritonsync.messages import name_speaker
 from tritonsync.session.process import no_fork
 from tritonsync.settings import Settings
 
-__all__ = ["HOOKS", "WATCH_HOOKS", "activate", "install", "uninstall"]
+__all__ = ["HOOKS", "WATCH_HOOKS", "activate", "install", "is_helper", "uninstall"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,11 @@ WATCH_HOOKS: dict[str, tuple[str, ...]] = {
     "triton.runtime.autotuner": ("tritonsync.watch.observer:watch_autotuner",),
     "triton.knobs": ("tritonsync.watch.observer:watch_knobs",),
 }
+#: Programs that torch starts as its helpers.
+_HELPERS = (
+    ("torch", "_inductor", "compile_worker", "__main__.py"),
+    ("torch", "_inductor", "__autotune_main__.py"),
+)
 #: Plugins that can be taken out again.
 _PLUGINS = ("tritonsync.plugins.inductor", "tritonsync.plugins.triton", "tritonsync.watch.observer")
 
@@ -56,16 +63,18 @@ def activate() -> None:
     try:
         settings = Settings.from_env()
     except SettingsError as exc:
-        log.warning("tritonsync stays off: %s", exc)
+        name_speaker()
+        log.warning("stays off: %s", exc)
         return
     except Exception:
-        log.warning("tritonsync stays off", exc_info=True)
+        name_speaker()
+        log.warning("stays off", exc_info=True)
         return
     if settings.is_active or settings.report_dir is not None:
         try:
             _activate(settings)
         except Exception:
-            log.warning("tritonsync stays off", exc_info=True)
+            log.warning("stays off", exc_info=True)
 
 
 def install(settings: Settings | None = None) -> None:
@@ -94,11 +103,13 @@ def uninstall() -> None:
             sys.modules[name].remove()
     if "tritonsync.session.session" in sys.modules:
         sys.modules["tritonsync.session.session"].stop()
+    name_speaker(named=False)
 
 
 def _activate(settings: Settings) -> None:
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
+    name_speaker()
     if settings.report_dir is not None:
         _watch(settings.report_dir)
     hooks: dict[str, list[Callable[[ModuleType], None]]] = {}
@@ -112,7 +123,7 @@ def _activate(settings: Settings) -> None:
             for function in functions:
                 function(module)
     sys.meta_path.insert(0, _Finder(hooks))
-    if settings.is_active and not _is_compile_worker():
+    if settings.is_active and not is_helper(sys.argv):
         threading.Thread(target=_make_contact, args=(settings,), name="tritonsync-start", daemon=True).start()
 
 
@@ -129,7 +140,7 @@ def _call(target: str, settings: Settings, module: ModuleType) -> None:
             Reporter(settings.report_dir).say("blind", name=module.__name__)
         if settings.strict:
             raise
-        log.warning("tritonsync stays out of %s", module.__name__, exc_info=True)
+        log.warning("stays out of %s", module.__name__, exc_info=True)
 
 
 def _watch(folder: str) -> None:
@@ -138,13 +149,13 @@ def _watch(folder: str) -> None:
 
     reporter = Reporter(folder)
     observer.start(reporter)
-    reporter.say("process", pid=os.getpid(), argv=sys.argv, helper=_is_compile_worker())
+    reporter.say("process", pid=os.getpid(), argv=sys.argv, helper=is_helper(sys.argv))
 
 
 def _start(settings: Settings) -> None:
     from tritonsync.session import session  # it loads fsspec and more, which `import torch` must not wait for
 
-    session.start(settings, is_helper=_is_compile_worker())
+    session.start(settings, is_helper=is_helper(sys.argv))
 
 
 def _make_contact(settings: Settings) -> None:
@@ -166,9 +177,14 @@ def _is_being_imported(module: ModuleType) -> bool:
     return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
-def _is_compile_worker() -> bool:
-    """Whether this is one of Inductor's compile workers (torch/_inductor/compile_worker, 2.11 to 2.15)."""
-    return bool(sys.argv) and "compile_worker" in sys.argv[0]
+def is_helper(argv: Sequence[str]) -> bool:
+    """Whether these are the arguments of a program that torch starts to compile, or to time kernels, for another one.
+
+    It starts both by their paths in its own folder: compile workers (torch/_inductor/compile_worker/subproc_pool.py)
+    and the processes that autotune (torch/_inductor/autotune_process.py); the same in 2.11, 2.13 and 2.15.
+    """
+    parts = PurePath(argv[0]).parts if argv else ()
+    return any(parts[-len(program) :] == program for program in _HELPERS)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import pickle
 import platform
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tritonsync.bundler import StaticAutotuner
+from tritonsync.errors import LocalCacheError
 from tritonsync.format.manifest import Environment
 from tritonsync.local.cpu import NO_ISA, host_cpu
 from tritonsync.local.triton_cache import default_triton_dir
@@ -30,6 +33,7 @@ from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.environment import host_environment
 
 __all__ = [
+    "load_static_autotuner",
     "patch_autograd_cache",
     "patch_autotune_cache",
     "patch_codecache",
@@ -60,7 +64,7 @@ def _careful(patch: Callable[[Any], None]) -> Callable[[ModuleType], None]:
             _given_up = True
             _patches.undo()
             version = getattr(sys.modules.get("torch"), "__version__", "?")
-            warn_once(log, "torch", "tritonsync stays out of torch.compile: torch %s is not known, %s", version, exc)
+            warn_once(log, "torch", "stays out of torch.compile: torch %s is not known, %s", version, exc)
 
     return guarded
 
@@ -173,6 +177,31 @@ def _profiles() -> Any:  # noqa: ANN401
     if config.force_disable_caches or chosen is not None or session.current() is None:
         return None
     return pgo_cache_class(RemoteCache)()
+
+
+def load_static_autotuner(autotuner: StaticAutotuner) -> None:
+    """Put a static autotuner into torch's table of compiled kernels, where its graph will look for it.
+
+    ::
+
+        TritonBundler(settings, triton_cache_dir, load_autotuner=load_static_autotuner)
+
+    The last step is that of torch's own TritonBundler: the binaries are looked up in Triton's cache folder of this
+    process, and the table gets a `StaticAutotunerFuture` (torch/_inductor/triton_bundler.py `load_autotuners`, 2.13).
+    The autotuner is unpickled, which runs code of whoever made it.
+
+    Raises:
+        LocalCacheError: a binary that it launches is not there, or torch is told to launch kernels by Triton.
+    """
+    from torch._inductor import config
+    from torch._inductor.triton_bundler import StaticallyLaunchedAutotuner, TritonBundler
+
+    if not config.use_static_triton_launcher:
+        raise LocalCacheError("torch launches kernels by Triton (config.use_static_triton_launcher is off)")
+    kernel = pickle.loads(autotuner.kernel)  # noqa: S301 - see above
+    theirs = StaticallyLaunchedAutotuner(autotuner.cache_key, autotuner.kernel_name, kernel)
+    if not TritonBundler.load_autotuners([theirs]):
+        raise LocalCacheError(f"a binary of the static autotuner {autotuner.kernel_name} is not in Triton's cache")
 
 
 def _cache_dir() -> str:

@@ -117,7 +117,7 @@ def _kernels() -> Any:  # noqa: ANN401
             return None
         from tritonsync.plugins import triton_kernels
     except Exception as exc:  # noqa: BLE001 - it would leave through the compile that needs the kernel
-        warn_once(log, "triton", "tritonsync stays out of Triton: %r", exc)
+        warn_once(log, "triton", "stays out of Triton: %r", exc)
         return None
     return triton_kernels
 

@@ -40,8 +40,6 @@ __all__ = ["fetch", "install", "is_single", "is_usable", "is_whole", "made", "us
 
 _TIMINGS = ".autotune.json"
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
-#: Programs that torch starts as its helpers (torch/_inductor/compile_worker, autotune_process.py; 2.11 to 2.15).
-_HELPERS = ("compile_worker", "__autotune_main__")
 
 
 @edge(None)
@@ -159,7 +157,7 @@ def _as_name(text: str) -> str:
 def _is_of_a_graph(filename: str) -> bool:
     """Whether this is Inductor's business; see above."""
     now = session.current()
-    if (now is not None and now.is_helper) or any(name in (sys.argv or [""])[0] for name in _HELPERS):
+    if now is not None and now.is_helper:
         return True
     worker = sys.modules.get("torch._inductor.compile_worker.utils")
     if worker is not None and not worker.in_toplevel_process():

@@ -35,8 +35,6 @@ class GraphLookups:
         self.context, self.incoming, self.record = context, incoming, record
         # Without locks, which a fork could leave locked: each change is one assignment.
         self._offered: dict[tuple[str, str], frozenset[str]] = {}
-        #: Graphs that an AOTAutograd value named: their time is part of its own.
-        self.parts: frozenset[str] = frozenset()
 
     def begin(self, kind: str, key: str) -> GraphLookup:
         """Begin a lookup of torch; what is being fetched of this key is in this host's caches afterwards."""
@@ -95,21 +93,25 @@ class GraphLookup:
             counters.add(local_hits=1)
             return
         counters.add(hits=1)
-        if self.key not in lookups.parts:
-            counters.add(saved_s=max(manifest.compile_seconds for manifest in manifests))
-        if self.kind == "aot_autograd":
-            self._fetch_graphs_of(data)
+        graphs = facts_of_value(data).fx_graphs if self.kind == "aot_autograd" else ()
+        if graphs:
+            self._fetch(graphs)
+        else:
+            # The time of a value that names graphs is mostly theirs, and they may still have to be compiled.
+            counters.add(saved_s=max(map(_seconds_saved, manifests)))
 
     def missed(self) -> None:
         """Note that torch uses none."""
         self._lookups.context.counters.add(misses=1)
 
-    def _fetch_graphs_of(self, data: bytes) -> None:
-        """Fetch the FX graphs that an AOTAutograd value names, all at once; torch asks for one after the other."""
+    def _fetch(self, graphs: Iterable[tuple[str, str]]) -> None:
+        """Fetch the FX graphs that an AOTAutograd value names, all at once; torch asks for one after the other.
+
+        Args:
+            graphs: key and guards of each.
+        """
         host = self._lookups.context.host()
-        graphs, cpu = facts_of_value(data).fx_graphs, host.cpu()
-        libraries = {"", host.extern_libs_key() or ""}
-        self._lookups.parts |= {key for key, _ in graphs}
+        cpu, libraries = host.cpu(), {"", host.extern_libs_key() or ""}
         wanted: dict[str, set[str]] = {}
         for key, guards in graphs:
             facts = [
@@ -119,3 +121,8 @@ class GraphLookup:
             ]
             wanted.setdefault(key, set()).update(variant_of(each, cpu)[0] for each in facts)
         self._lookups.incoming.fetch_variants("fx_graph", wanted)
+
+
+def _seconds_saved(manifest: Manifest) -> float:
+    """Return the compilation that a value stands for, as far as that is known; see `Counts.saved_s`."""
+    return 0.0 if manifest.environment.requires is not None else manifest.compile_seconds

@@ -21,7 +21,7 @@ from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import WorkloadEntry
 from tritonsync.local import triton_cache
 from tritonsync.local.files import host_lock
-from tritonsync.local.presence import is_kernel_here
+from tritonsync.local.presence import is_variant_here
 from tritonsync.remote.threads import in_parallel, start_thread
 from tritonsync.remote.waiting import Deadline
 from tritonsync.session.context import Context
@@ -184,7 +184,7 @@ class PlainKernels:
         wanted = [
             entry
             for entry in entries_of(manifest)
-            if entry.kind == KIND and entry.key not in held and not is_kernel_here(base / entry.key)
+            if entry.kind == KIND and entry.key not in held and not is_variant_here(base / entry.key, entry.variant)
         ]
         store = self._context.reader(deadline.left)
 

@@ -1,4 +1,4 @@
-"""How a process ends, and how to do something before it does."""
+"""How a process ends, and how it forks: what is called before the one, and when the other has to wait."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import queue
-import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from tritonsync import times
 
-__all__ = ["at_end", "at_sigterm", "no_fork"]
+__all__ = ["at_end", "no_fork"]
 
 log = logging.getLogger(__name__)
 
@@ -52,65 +48,6 @@ def at_end(main_is_done: Callable[[], None], all_is_done: Callable[[], None]) ->
         Finalize(None, lambda: guarded(all_is_done), exitpriority=100)
 
 
-class _Sigterm:
-    """Handles SIGTERM: calls back on a thread of its own, then lets the signal have its usual effect.
-
-    The handler itself runs inside whatever the main thread was doing, whose locks it must not wait for; so it only
-    tells the thread, and the program goes on until that is done.
-    """
-
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self._callback = callback
-        # Its `put` may interrupt itself, which that of other queues may not.
-        self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._is_done = False
-        threading.Thread(target=self._wait, name="tritonsync-sigterm", daemon=True).start()
-
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if self._is_done:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        else:
-            self._told.put(None)
-
-    def _wait(self) -> None:
-        self._told.get()
-        with contextlib.suppress(Exception):
-            self._callback()
-        self._is_done = True
-        # Only the main thread may change what a signal does.
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(times.STUCK_S)
-        os._exit(128 + signal.SIGTERM)
-
-
-def at_sigterm(callback: Callable[[], None]) -> bool:
-    """Call back before SIGTERM ends this process; return whether that could be arranged.
-
-    Only where nobody else handles it, and only from the main thread, which is where Python runs handlers. Afterwards
-    the signal has its usual effect, so whoever waits for the process sees that it ended by SIGTERM.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return False
-    try:
-        signal.signal(signal.SIGTERM, _Sigterm(callback))
-    except RuntimeError:  # no thread can be started
-        return False
-    return True
-
-
-def _reset_sigterm_in_child() -> None:
-    # Its thread does not exist here, and a child that is told to go before it has anything to publish just goes.
-    if isinstance(signal.getsignal(signal.SIGTERM), _Sigterm):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_sigterm_in_child)
-
-
 _gate = threading.RLock()
 #: Which of the blocks is the last one that was entered, and the last one for which a fork has waited long enough.
 _block = 0
@@ -120,11 +57,72 @@ _forking = threading.local()
 
 @contextlib.contextmanager
 def no_fork() -> Iterator[None]:
-    """Let forks of other threads wait until the end of the block."""
+    """Let forks of other threads wait until the end of the block; what is imported in it may have hooks for forks."""
     global _block
-    with _gate:
+    with _gate, _knowing_hooks():
         _block += 1
         yield
+
+
+class _Hooks:
+    """The hooks of a module that was imported inside `no_fork`.
+
+    Python lists what is to be called before a fork when that begins, and what is to be called afterwards when it is
+    done. So a module that is imported while the fork waits at our gate would be called afterwards only, and would
+    release locks that it does not hold. We call it before as well.
+    """
+
+    def __init__(
+        self, before: Callable[[], object], after_in_parent: Callable[[], object], after_in_child: Callable[[], object]
+    ) -> None:
+        self._before, self._after_in_parent, self._after_in_child = before, after_in_parent, after_in_child
+        # The threads that are forking, and have called `before`: each of them reads and changes only its own entry.
+        self._prepared: set[int] = set()
+
+    def before(self) -> None:
+        if threading.get_ident() not in self._prepared:
+            self._prepared.add(threading.get_ident())
+            self._before()
+
+    def after_in_parent(self) -> None:
+        if threading.get_ident() in self._prepared:
+            self._prepared.discard(threading.get_ident())
+            self._after_in_parent()
+
+    def after_in_child(self) -> None:
+        prepared, self._prepared = self._prepared, set()
+        if threading.get_ident() in prepared:
+            self._after_in_child()
+
+
+_hooks: list[_Hooks] = []
+
+
+@contextlib.contextmanager
+def _knowing_hooks() -> Iterator[None]:
+    """Know the hooks that this thread registers in the block, which Python does not show."""
+    if not hasattr(os, "register_at_fork"):
+        yield
+        return
+    register, thread = os.register_at_fork, threading.get_ident()
+
+    def register_at_fork(**hooks: Callable[[], object]) -> None:
+        if threading.get_ident() != thread or "before" not in hooks:
+            register(**hooks)
+            return
+        known = _Hooks(**{"after_in_parent": _nothing, "after_in_child": _nothing, **hooks})
+        register(before=known.before, after_in_parent=known.after_in_parent, after_in_child=known.after_in_child)
+        _hooks.append(known)
+
+    os.register_at_fork = register_at_fork  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os.register_at_fork = register
+
+
+def _nothing() -> None:
+    pass
 
 
 def _close_gate() -> None:
@@ -132,6 +130,8 @@ def _close_gate() -> None:
     _forking.held = _gate.acquire(timeout=0 if _waited_for == _block else times.FORK_GATE_S)
     if not _forking.held:
         _waited_for = _block
+    for hooks in reversed(tuple(_hooks)):
+        hooks.before()
 
 
 def _open_gate_in_parent() -> None:

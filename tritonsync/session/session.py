@@ -29,20 +29,24 @@ from tritonsync import times
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import FORMAT_OBJECT
 from tritonsync.format.manifest import Manifest
+from tritonsync.messages import speaker
 from tritonsync.remote.bucket import BucketStats
-from tritonsync.remote.threads import prepare_for_end
+from tritonsync.remote.threads import prepare_for_end, start_thread
+from tritonsync.remote.waiting import Budget
 from tritonsync.session.context import Connection, Context, Host, plain_host
 from tritonsync.session.counters import Counters, Counts, summary
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.plain_kernels import PlainKernels
-from tritonsync.session.process import at_end, at_sigterm
+from tritonsync.session.process import at_end
+from tritonsync.session.sigterm import at_sigterm
 from tritonsync.session.waits import Waits
 from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
 from tritonsync.settings import Settings
 from tritonsync.store import Store
 from tritonsync.store.reader import Found
+from tritonsync.sync.caches import sweep
 from tritonsync.watch.report import Reporter
 
 __all__ = ["Found", "GraphLookup", "Host", "Session", "Value", "current", "set_host", "start", "stop"]
@@ -69,6 +73,7 @@ class Session:
         self._ended = False
         self._has_ended = threading.Event()
         self._handles_sigterm = False
+        self._has_swept = False
         self._lock = threading.RLock()
         self._graph_caches_known = threading.Event()
         self._last: Manifest | None = None
@@ -76,6 +81,7 @@ class Session:
             prepare_for_end()
         self._counters = Counters()
         self._waits = Waits(settings.budget_s, self._counters)
+        self._end = Budget(settings.flush_s)
         self._connection = Connection(settings, self._load_record, self._fetch_ahead)
         self._record = WorkloadRecord(None if is_helper else settings.workload or program_name(sys.argv))
         context = Context(settings, self._connection, lambda: self.host, self._counters, self._waits)
@@ -127,10 +133,12 @@ class Session:
     def graph_caches_are_known(self) -> None:
         """Say that torch's caches are as expected, so that the graphs of the last run can be fetched ahead."""
         self._graph_caches_known.set()
+        self._sweep_once()
 
     def kernel_cache_is_known(self) -> None:
         """Say that Triton is here, so that the plain kernels of the last run can be fetched ahead."""
         self._plain_kernels.cache_is_known()
+        self._sweep_once()
 
     def own_time(self) -> AbstractContextManager[None]:
         """Count the time of a block as ours."""
@@ -213,7 +221,10 @@ class Session:
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Upload what is there to be uploaded, in the time that there is for it; the session goes on."""
+        """Upload what is there to be uploaded; the session goes on.
+
+        All flushes of a session, the last one included, have `Settings.flush_s` together.
+        """
         with self._lock:
             if self._ended:
                 return
@@ -226,7 +237,7 @@ class Session:
         self._waits.end()
         if not is_first:
             # Another thread is at it (see `at_sigterm`), and a process that ends now would cut it short.
-            self._has_ended.wait(self.settings.flush_s)
+            self._has_ended.wait(self._end.left)
             return
         try:
             self._flush()
@@ -238,7 +249,8 @@ class Session:
     def _flush(self) -> None:
         if not self.is_off and self.settings.may_write:
             last = [self._publish_record] if self._record.is_new() or not self._outgoing.is_idle else []
-            self._outgoing.flush(self.settings.flush_s, last)
+            with self._end.wait():
+                self._outgoing.flush(self._end.left, last)
 
     def _publish_record(self, store: Store) -> None:
         if self._record.is_new():
@@ -252,7 +264,7 @@ class Session:
             Reporter(self.settings.report_dir).say("counts", counts=counted)
         if self.settings.quiet or self._is_helper or self.counts.is_idle:
             return
-        line = summary(self.counts, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up)
+        line = f"{speaker()}: {summary(self.counts, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up)}"
         with contextlib.suppress(Exception):  # a closed or broken stderr is no reason to fail at exit
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
@@ -279,6 +291,13 @@ class Session:
                 self._incoming.fetch_ahead(entries)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._waits.failed(exc)
+
+    def _sweep_once(self) -> None:
+        """Remove what killed processes left in the caches, in the background; one process of a program is enough."""
+        with self._lock:
+            is_first, self._has_swept = not self._has_swept, True
+        if is_first and not self._is_helper:
+            start_thread(lambda: sweep(self.host.caches()))
 
     def _watch_for_sigterm(self) -> None:
         if not self._handles_sigterm and self.settings.may_write:

@@ -105,9 +105,9 @@ class Reader:
         deadline = Deadline(timeout)
         listing = self.bucket.list(key_prefix(kind, key), timeout=deadline.left)
         rivals = rivals_in(listing)
-        autotune = rivals.pop(AUTOTUNE, [])
+        autotune = fullest_first(rivals.pop(AUTOTUNE, []), listing)
         rivals = _newest(kind, rivals, listing, variants, newest)
-        names = [place.manifest for place in itertools.chain(autotune, *rivals.values())]
+        names = [place.manifest for place in itertools.chain(autotune[:1], *rivals.values())]
         if have is None:
             only = [places[0].pack for places in rivals.values() if len(places) == 1]
             names += [name for name in only if name in listing and listing[name].size <= MAX_UNPROMISED_PACK]
@@ -134,7 +134,7 @@ class Reader:
                     bundles.append(Loaded(bundle, found, place))
                     damaged.discard(variant)
                     break
-        return Found(tuple(bundles), tuple(present), self._autotune(autotune, objects), frozenset(damaged))
+        return Found(tuple(bundles), tuple(present), self._autotune(autotune, objects, deadline), frozenset(damaged))
 
     def manifest(self, place: BundlePlace, *, timeout: float | None = None) -> Manifest | None:
         """Fetch one manifest; None where it is missing or unfit."""
@@ -212,15 +212,19 @@ class Reader:
                 raise
             return None  # a server that is replacing the pack, or one that lost it
 
-    def _autotune(self, places: Iterable[BundlePlace], objects: Objects) -> dict[str, bytes]:
-        """Unite the autotune results of a key; `places` has the newest first, and the newest wins."""
-        results: dict[str, bytes] = {}
+    def _autotune(self, places: Iterable[BundlePlace], objects: Objects, deadline: Deadline) -> dict[str, bytes]:
+        """Return the autotune results of a key: those of the first list that is fit."""
         for place in places:
-            data = objects.get(place.manifest)
-            accepted = None if isinstance(data, RemoteError) else self._accept(place, data)
-            for name, text in ((accepted and accepted.inline) or {}).items():
-                results.setdefault(name, text.encode())
-        return results
+            try:
+                is_fetched = place.manifest in objects
+                data = objects[place.manifest] if is_fetched else self.bucket.get(place.manifest, timeout=deadline.left)
+                accepted = self._accept(place, data)
+            except RemoteError as exc:  # the graph is here all the same; its kernels are timed again
+                log.info("%s cannot be read: %s", place.manifest, exc)
+                return {}
+            if accepted is not None:
+                return {name: text.encode() for name, text in (accepted.inline or {}).items()}
+        return {}
 
 
 def rivals_in(listing: Listing) -> dict[str, list[BundlePlace]]:
@@ -231,6 +235,14 @@ def rivals_in(listing: Listing) -> dict[str, list[BundlePlace]]:
         if place is not None and listing[name].size <= MAX_MANIFEST_BYTES:
             rivals.setdefault(place.variant, []).append(place)
     return {variant: places[:MAX_RIVALS] for variant, places in rivals.items()}
+
+
+def fullest_first(places: Iterable[BundlePlace], listing: Listing) -> list[BundlePlace]:
+    """Sort the lists of autotune results of a key: the first holds what the others do, but for writers that raced.
+
+    A list is only ever followed by a fuller one. Their times would not do: a copied bucket has others.
+    """
+    return sorted(places, key=lambda place: -listing[place.manifest].size)
 
 
 def _newest(

@@ -25,7 +25,7 @@ from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import in_parallel
 from tritonsync.remote.waiting import Deadline
-from tritonsync.store.reader import Found, Listing, Loaded, Objects, Reader, rivals_in
+from tritonsync.store.reader import Found, Listing, Loaded, Objects, Reader, fullest_first, rivals_in
 
 __all__ = ["Found", "Loaded", "Published", "Store"]
 
@@ -201,12 +201,14 @@ class Store(Reader):
     def publish_autotune(
         self, kind: str, key: str, results: Mapping[str, bytes], *, timeout: float | None = None
     ) -> Published:
-        """Publish the autotune results of a graph, united with those that are there.
+        """Publish the autotune results of a graph that are not there yet, united with those that are.
+
+        What is there wins: every worker that starts cold measures other times, and one list is enough for all of them.
 
         Args:
             kind: of the value that holds the graph.
             key: of that value.
-            results: names, as `local/inductor_cache.py` gives them, and contents (JSON text).
+            results: names, as `local/autotune.py` gives them, and contents (JSON text).
             timeout: seconds for all of it.
 
         Raises:
@@ -215,14 +217,21 @@ class Store(Reader):
         deadline = Deadline(timeout)
         listing: Listing = self.bucket.list(f"{key_prefix(kind, key)}{AUTOTUNE}/", timeout=deadline.left)
         places, objects, listing = self._manifests(AUTOTUNE, listing, deadline)
-        union = {**self._autotune(places, objects), **results}
+        places = fullest_first(places, listing)
+        there = [(place, self._accept(place, objects[place.manifest], self._own)) for place in places]
+        lists = [(place, found.inline or {}) for place, found in there if found is not None]
+        union = dict(results)
+        for _, inline in reversed(lists):
+            union.update({name: text.encode() for name, text in inline.items()})
+        if lists and union.keys() == lists[0][1].keys():
+            return Published(lists[0][0], created=False)
         bundle = Bundle(
             kind=kind,
             key=key,
             variant=AUTOTUNE,
             payloads=tuple(Payload(name, data) for name, data in union.items()),
         )
-        spoiled = {p.bundle_id for p in places if self._accept(p, objects[p.manifest], self._own) is None}
+        spoiled = {place.bundle_id for place, found in there if found is None}
         return self._write(bundle, 0, listing, spoiled, frozenset(union), False, deadline)
 
     def _manifests(

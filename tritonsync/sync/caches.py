@@ -22,11 +22,11 @@ from tritonsync.local.group import is_group
 from tritonsync.local.presence import is_kernel_here, is_value_here
 from tritonsync.settings import Files
 
-__all__ = ["LocalCaches", "Restored", "gather", "is_entry_here", "is_here", "restore"]
+__all__ = ["LocalCaches", "Restored", "gather", "is_entry_here", "is_here", "restore", "sweep"]
 
 log = logging.getLogger(__name__)
 
-#: Device folders looked into for the kernels of a value that does not say where it was compiled.
+#: Device folders looked into where nobody says which there are.
 _ANY_DEVICE = (None, *range(16))
 
 
@@ -138,7 +138,12 @@ class Restored:
 
 
 def restore(
-    bundle: Bundle, caches: LocalCaches, *, autotune: Mapping[str, bytes] | None = None, files: Files = "all"
+    bundle: Bundle,
+    caches: LocalCaches,
+    *,
+    autotune: Mapping[str, bytes] | None = None,
+    files: Files = "all",
+    replace: bool = False,
 ) -> Restored:
     """Write a bundle into the caches of this host.
 
@@ -150,6 +155,7 @@ def restore(
         caches: where to.
         autotune: the results that lie under the value's key: payload name to content.
         files: which files of a kernel folder to write.
+        replace: whether another value of a kind that changes, if one is here, gives way to this one.
 
     Raises:
         LocalCacheError: a folder cannot be written.
@@ -174,5 +180,14 @@ def restore(
         value = value_of_bundle(bundle)
         for result in results_of_payloads(autotune or {}):
             write_autotune(caches.inductor, result)
-        inductor_cache.write_value(caches.inductor, bundle.kind, bundle.key, value)
+        inductor_cache.write_value(caches.inductor, bundle.kind, bundle.key, value, replace=replace)
     return Restored(value, emitted, present, tuple(conflicts))
+
+
+def sweep(caches: LocalCaches) -> int:
+    """Remove what killed processes left in these caches more than an hour ago; return how much that was.
+
+    Ours, torch's and Triton's. What cannot be removed stays, and so do our lock files, which are empty and used again.
+    """
+    folders = {of(device) for of in (caches.graph_kernels, caches.plain_kernels) for device in _ANY_DEVICE}
+    return inductor_cache.sweep(caches.inductor) + sum(map(triton_cache.sweep, folders))

@@ -16,11 +16,11 @@ from tritonsync.format.layout import workload_key
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
 from tritonsync.local.files import host_lock
-from tritonsync.local.presence import is_kernel_here, is_key_here
-from tritonsync.remote.threads import Progress, in_parallel
+from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
+from tritonsync.remote.threads import Progress, in_parallel, start_thread
 from tritonsync.settings import Files
 from tritonsync.store import Loaded, Store
-from tritonsync.sync.caches import LocalCaches, is_here, restore
+from tritonsync.sync.caches import LocalCaches, is_here, restore, sweep
 
 __all__ = ["Pulled", "pull"]
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Bundles in flight at a time: enough to hide round trips, few enough to hold in memory.
 BUNDLES_AT_ONCE = 4
+#: Values of one key, newest first, among which the one that is here is looked for.
+MAX_EARLIER = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,7 @@ def pull(
         LocalCacheError: a folder cannot be written.
     """
     before = store.bucket.stats
+    start_thread(lambda: sweep(caches))
     pulling = _Pull(store, caches, files, timeout)
     manifest = pulling.workload(workload)
     listed = workload_of_manifest(manifest)
@@ -149,13 +152,14 @@ class _Pull:
             )
             for manifest in found.present:
                 self._count_present(manifest)
-            restored = [self._restore(loaded, found.autotune) for loaded in found.bundles]
+            replace = changing and bool(found.bundles) and self._is_known(entry)
+            restored = [self._restore(loaded, found.autotune, replace=replace) for loaded in found.bundles]
         return None if found.present or any(restored) else entry
 
-    def _restore(self, loaded: Loaded, autotune: Mapping[str, bytes] | None = None) -> bool:
+    def _restore(self, loaded: Loaded, autotune: Mapping[str, bytes] | None = None, *, replace: bool = False) -> bool:
         """Restore one bundle; one that keeps the format and makes no sense is a miss."""
         try:
-            restored = restore(loaded.bundle, self.caches, autotune=autotune, files=self.files)
+            restored = restore(loaded.bundle, self.caches, autotune=autotune, files=self.files, replace=replace)
         except FormatError as exc:
             log.warning("%s is left out: %s", loaded.place.prefix, exc)
             return False
@@ -170,6 +174,22 @@ class _Pull:
         if entry.kind == "triton":
             return is_kernel_here(self.caches.plain_kernels(None) / entry.key)
         return is_key_here(self.caches.inductor, entry.kind, entry.key)
+
+    def _is_known(self, entry: WorkloadEntry) -> bool:
+        """Whether the value here, of a kind that changes, is an earlier one of the bucket.
+
+        Then a newer one takes its place and nothing is lost. What this host has made itself, and nobody has published,
+        is of its own program and stays.
+        """
+        if not self._seen(entry):
+            return False
+        earlier = self.store.load(
+            entry.kind, entry.key, newest=MAX_EARLIER, have=lambda _: True, timeout=self.timeout
+        ).present
+        return any(
+            manifest.value is not None and is_value_here(self.caches.inductor, entry.kind, entry.key, manifest.value)
+            for manifest in earlier
+        )
 
     def _host_lock(self, kind: str, key: str) -> AbstractContextManager[bool]:
         wait = times.LOCK_S if self.timeout is None else self.timeout
