@@ -73,17 +73,28 @@ class RetryPolicy:
         """Return the seconds that one call has, given the caller's own limit, if any, and the bytes to be sent."""
         return self.deadline + upload / self.upload_rate if timeout is None else timeout
 
-    def repeat(self, call: Callable[[float], T], seconds: float, passing: Callable[[BaseException], bool]) -> T:
+    def repeat(
+        self,
+        call: Callable[[float], T],
+        seconds: float,
+        passing: Callable[[BaseException], bool],
+        pausing: Callable[[float], None] = lambda _: None,
+    ) -> T:
         """Call until it succeeds, fails with no `passing` error, or attempts or time are used up; raise the last error.
 
-        `call` is given the seconds that are left. A pause that would reach the end is not begun: what has failed by
-        then is more telling than a time-out.
+        `call` is given the seconds that are left, and `pausing` those of each pause before it. A pause that would reach
+        the end is not begun: what has failed by then is more telling than a time-out.
         """
+
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            pausing(state.upcoming_sleep)
+
         end = time.monotonic() + seconds
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(seconds),
             wait=tenacity.wait_random_exponential(multiplier=self.pause, max=self.max_pause),
             retry=tenacity.retry_if_exception(passing),
+            before_sleep=before_sleep,
             reraise=True,
         )
         return retrying(lambda: call(max(end - time.monotonic(), 0.0)))
