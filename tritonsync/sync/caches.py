@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -158,10 +159,10 @@ def restore(
     emitted, present, conflicts = 0, 0, []
     for kernel in bundle.kernels:
         folder = caches.folder_of(kernel, bundle.kind)
-        outcome = triton_cache.emit(kernel, folder, files=files).outcome
+        outcome = _emit(kernel, folder, files)
         if outcome == "lost_race":
             # What the winner wrote may be another build; the second look tells.
-            outcome = triton_cache.emit(kernel, folder, files=files).outcome
+            outcome = _emit(kernel, folder, files)
         if outcome in ("emitted", "repaired"):
             emitted += 1
         elif outcome in ("conflict", "busy", "lost_race"):
@@ -176,3 +177,15 @@ def restore(
             write_autotune(caches.inductor, result)
         inductor_cache.write_value(caches.inductor, bundle.kind, bundle.key, value)
     return Restored(value, emitted, present, tuple(conflicts))
+
+
+def _emit(kernel: Kernel, folder: Path, files: Files) -> triton_cache.Outcome:
+    """Write a kernel; where something else stands in its place that cannot be used, it stays, as a conflict."""
+    try:
+        return triton_cache.emit(kernel, folder, files=files).outcome
+    except LocalCacheError as exc:
+        # Where nothing stands, it is the disk or the whole folder, and no kernel will fare better.
+        if not os.path.lexists(folder / kernel.hash):
+            raise
+        log.warning("kernel %s is left out: %s", kernel.hash, exc)
+        return "conflict"
