@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -217,7 +218,13 @@ class Incoming:
         store = self._context.reader(deadline.left)
         caches = self._context.host().caches()
         inductor = caches.inductor
+        began = time.monotonic()
         with host_lock(inductor, f"{kind}/{key}", timeout=deadline.left):
+            # A neighbour that is slow, or was stopped, is no trouble of the bucket's: this wait spends nothing of what
+            # the program is ready to lose for it.
+            waited = time.monotonic() - began
+            deadline.extend(waited)
+            self._context.waits.budget.excuse(waited)
             # Another process of this host may have had the lock until now.
             fresh = sorted(self.names(kind, key) - set(seen))
             if fresh:
