@@ -67,8 +67,8 @@ _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _PASSING_CODES = frozenset({"InternalError", "NoSuchUpload", "RequestTimeout", "SlowDown", "ServiceUnavailable"})
 #: Where errors keep the HTTP status, by the package they are from.
 _STATUS_FIELDS = {"azure": "status_code", "gcsfs": "code"}
-#: Packages whose errors without a status are about the network.
-_NETWORK = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "google", "requests", "urllib3"})
+#: Packages whose errors without a status are about the network. `json`: an answer of GCS that breaks off, or is none.
+_NETWORK = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "google", "json", "requests", "urllib3"})
 
 
 class Failure(Exception):  # noqa: N818 - it never leaves this room
