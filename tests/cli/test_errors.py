@@ -288,3 +288,12 @@ def test_the_home_of_nobody_in_a_variable(variable: str, run: Run, h200_vit: Pat
     ran = run("push", "--workload", "w", "--inductor-dir", h200_vit, **variables)
     assert_one_line(ran, variable, "~nobody-of-that-name")
     assert not (tmp_path / "bucket").exists()
+
+
+def test_one_silent_answer_is_asked_for_again(child: Run, s3_place: Place) -> None:
+    """It does not take all of the time that a request has."""
+    with FaultProxy(s3_place.endpoint) as proxy:
+        proxy.fail(hang())
+        variables = {**s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
+        ran = child("ls", "--url", s3_place.url, "--timeout", "15", **variables)
+    assert (ran.code, ran.err) == (0, "")

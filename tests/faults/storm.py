@@ -35,7 +35,7 @@ WRITERS, READERS = 8, 16
 #: The share of requests that something happens to.
 SHARE = 0.05
 #: For one request of a command, repetitions included; and for the whole command, on a machine with much to do.
-TIMEOUT_S, COMMAND_S = 30.0, 200.0
+TIMEOUT_S, COMMAND_S = 90.0, 400.0
 #: What a program may lose in all.
 BUDGET_S = 8.0
 #: The share of commands that are killed.

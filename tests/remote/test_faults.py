@@ -88,6 +88,15 @@ def test_an_answer_that_breaks_off_is_asked_for_again(bucket: Bucket, proxy: Fau
     assert bucket.get("a/object") == data
 
 
+def test_an_answer_that_is_no_listing_is_asked_for_again(bucket: Bucket, proxy: FaultProxy) -> None:
+    """A gateway's page, or a body that was damaged on its way."""
+    bucket.create("a/object", b"x")
+    proxy.fail(answer(200, b"<html>", Content_Type="text/html"), times=1, method="GET")
+    assert list(bucket.list("a/")) == ["a/object"]
+    proxy.fail(answer(200, b'{"items": [', Content_Type="application/json"), times=1, method="GET")
+    assert list(bucket.list("a/")) == ["a/object"]
+
+
 def test_what_does_not_pass_is_raised_after_all_attempts(bucket: Bucket, proxy: FaultProxy) -> None:
     """The error names the object and what the server said."""
     bucket.list("")

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,7 +18,6 @@ from tritonsync import times
 from tritonsync.errors import FormatError, TritonSyncError
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import WorkloadEntry
-from tritonsync.local.files import host_lock
 from tritonsync.local.inductor_cache import value_path
 from tritonsync.local.presence import is_key_here
 from tritonsync.remote.threads import in_parallel, start_thread
@@ -218,13 +216,7 @@ class Incoming:
         store = self._context.reader(deadline.left)
         caches = self._context.host().caches()
         inductor = caches.inductor
-        began = time.monotonic()
-        with host_lock(inductor, f"{kind}/{key}", timeout=deadline.left):
-            # A neighbour that is slow, or was stopped, is no trouble of the bucket's: this wait spends nothing of what
-            # the program is ready to lose for it.
-            waited = time.monotonic() - began
-            deadline.extend(waited)
-            self._context.waits.budget.excuse(waited)
+        with self._context.host_lock(inductor, f"{kind}/{key}", deadline):
             # Another process of this host may have had the lock until now.
             fresh = sorted(self.names(kind, key) - set(seen))
             if fresh:

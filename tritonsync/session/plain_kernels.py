@@ -21,7 +21,6 @@ from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import WorkloadEntry, is_part
 from tritonsync.local import triton_cache
-from tritonsync.local.files import host_lock
 from tritonsync.local.presence import is_kernel_here
 from tritonsync.remote.threads import in_parallel, start_thread
 from tritonsync.remote.waiting import Deadline
@@ -169,7 +168,7 @@ class PlainKernels:
         if is_here(manifest, caches):
             return
         store = self._context.reader(deadline.left)
-        with host_lock(caches.plain_kernels(None), f"workload/{manifest.key}", timeout=deadline.left):
+        with self._context.host_lock(caches.plain_kernels(None), f"workload/{manifest.key}", deadline):
             # Another process of this host may have had the lock until now.
             wanted = {
                 (kernel.hash, kernel.content_id)
