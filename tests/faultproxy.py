@@ -98,12 +98,11 @@ class Exchange:
 Fault = Callable[[Exchange], Awaitable[bool]]
 
 
-def answer(status: int, body: bytes = b"", after: float = 0.0, **headers: str) -> Fault:
-    """Answer after so many seconds, and ask nobody. Underscores in header names stand for dashes."""
+def answer(status: int, body: bytes = b"", **headers: str) -> Fault:
+    """Answer at once and ask nobody. Underscores in header names stand for dashes."""
 
     async def fault(exchange: Exchange) -> bool:
         await exchange.take_body()
-        await asyncio.sleep(after)
         lines = [f"HTTP/1.1 {status} {'Injected'}", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         exchange.client.write("\r\n".join(lines).encode() + b"\r\n\r\n")

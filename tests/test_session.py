@@ -15,6 +15,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from tests.faultproxy import FaultProxy, answer
+from tests.kernels import CompiledKernels
 from tests.raw import RawBucket
 from tests.servers import Server
 from tritonsync import times
@@ -26,8 +27,8 @@ from tritonsync.session import process
 from tritonsync.session.session import Session
 from tritonsync.session.uploads import CAPACITY, Uploads
 from tritonsync.settings import Settings
+from tritonsync.sync import push as push_module
 from tritonsync.sync.caches import LocalCaches
-from tritonsync.sync.push import push
 
 
 class Silent(LocalFileSystem):  # type: ignore[misc]
@@ -84,7 +85,7 @@ def test_a_stopped_neighbour_does_not_use_up_the_budget(h200_vit: Path, tmp_path
     """Another process of this host holds the lock of a key for ever: the bucket is asked without, and stays on."""
     bucket, inductor = tmp_path / "bucket", tmp_path / "inductor"
     with RawBucket(str(bucket)) as raw:
-        push(raw.store(), LocalCaches.at(h200_vit), h200_vit / "triton", "w")
+        push_module.push(raw.store(), LocalCaches.at(h200_vit), h200_vit / "triton", "w")
         [key] = {name.split("/")[2] for name in raw.names("^bundles/aot_autograd/.*/manifest.json$")}
     program = (
         "import sys; from pathlib import Path; from tritonsync.local.files import host_lock\n"
@@ -107,6 +108,23 @@ def test_a_stopped_neighbour_does_not_use_up_the_budget(h200_vit: Path, tmp_path
     enqueue(now, "K")
     now.stop()
     assert now.counts.published == 1
+
+
+def test_kernels_that_were_pushed_in_parts_come_ahead(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are here before the first is asked for, whichever bundle they were in."""
+    monkeypatch.setattr(push_module, "MAX_PART", 1)
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        push_module.push(raw.store(), LocalCaches.at(tmp_path / "none"), compiled_kernels.directory, "name")
+    triton = tmp_path / "t"
+    now = session(str(tmp_path / "bucket"), tmp_path / "inductor", triton_dir=str(triton))
+    now.begin()
+    now.kernel_cache_is_known()
+    assert all(now.fetch_kernel(name, "default", triton) for name in compiled_kernels.hashes)
+    assert now.counts.kernels_fetched == len(compiled_kernels.hashes)
+    assert now.counts.misses == 0
+    now.stop()
 
 
 @pytest.mark.parametrize("refused", ["pack", "bundle"])

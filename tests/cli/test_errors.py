@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Ran, Run
-from tests.faultproxy import FaultProxy, answer, hang
+from tests.faultproxy import Exchange, Fault, FaultProxy, answer, hang
 from tests.raw import RawBucket
 from tests.servers import Place
 
@@ -237,6 +238,19 @@ def test_show_finds_a_workload_by_the_name_it_was_given(run: Run, h200_vit: Path
     assert run("verify", "My ☃ Model", "--url", url).code == 0
 
 
+def refuse_while_others_wait(proxy: FaultProxy) -> Fault:
+    """Answer 403 once there is another request that has no answer."""
+
+    async def fault(exchange: Exchange) -> bool:
+        for _ in range(400):
+            if proxy.at_once > 1:
+                break
+            await asyncio.sleep(0.05)
+        return await answer(403)(exchange)
+
+    return fault
+
+
 @pytest.mark.parametrize(("command", "path"), [("push", "bundles/"), ("pull", "gra"), ("verify", "manifest.json")])
 def test_a_command_ends_with_its_error(command: str, path: str, s3_place: Place, run: Run, h200_vit: Path) -> None:
     """Its process too, although other requests hang: nothing waits for the threads that do."""
@@ -246,8 +260,7 @@ def test_a_command_ends_with_its_error(command: str, path: str, s3_place: Place,
         options = json.dumps(dict(s3_place.options))
         assert run("push", *arguments, "--storage-options", options).code == 0
     with FaultProxy(s3_place.endpoint) as proxy:
-        # Half a second for the others to be sent.
-        proxy.fail(answer(403, after=0.5), path=path)
+        proxy.fail(refuse_while_others_wait(proxy), path=path)
         proxy.fail(hang(), times=1000, path=path)
         environ = {**os.environ, **s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
         given = arguments[:2] if command == "verify" else arguments
