@@ -16,6 +16,7 @@ import pytest
 
 from tests.cli.conftest import Ran, Run
 from tests.faultproxy import Exchange, Fault, FaultProxy, answer, hang
+from tests.kernels import CompiledKernels
 from tests.raw import RawBucket
 from tests.servers import Place
 
@@ -310,3 +311,11 @@ def test_one_silent_answer_is_asked_for_again(child: Run, s3_place: Place) -> No
         variables = {**s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
         ran = child("ls", "--url", s3_place.url, "--timeout", "15", **variables)
     assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_cache_whose_path_is_no_text(child: Run, compiled_kernels: CompiledKernels, tmp_path: Path) -> None:
+    """It is refused in one line, before the bucket is touched."""
+    folders = ("--inductor-dir", tmp_path / "caf\udce9", "--triton-dir", compiled_kernels.directory)
+    ran = child("push", "--workload", "w", "--url", tmp_path / "bucket", *folders)
+    assert_one_line(ran, "not UTF-8")
+    assert not (tmp_path / "bucket").exists()
