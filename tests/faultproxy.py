@@ -14,11 +14,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import random
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["Exchange", "Fault", "FaultProxy", "Request", "answer", "drop", "hang", "trickle"]
+__all__ = [
+    "Exchange",
+    "Fault",
+    "FaultProxy",
+    "Request",
+    "answer",
+    "at_random",
+    "drop",
+    "flip",
+    "hang",
+    "late",
+    "trickle",
+]
 
 _CHUNK = 64 * 1024
 #: Rounds of the event loop from an accepted socket to the task that serves, and so closes, it (asyncio needs four).
@@ -146,6 +159,46 @@ def trickle(pause: float) -> Fault:
     return fault
 
 
+def flip(bit: int) -> Fault:
+    """Change one bit of the answer's body, at a place drawn from `bit`; framing and status stay as they are."""
+
+    async def fault(exchange: Exchange) -> bool:
+        head, body = await exchange.ask_server()
+        chunks = [bytearray(chunk) async for chunk in body]
+        is_framed = "chunked" in _parse(head)[1].get("transfer-encoding", "").lower()
+        content = [chunk for chunk in chunks if chunk and not is_framed]
+        if content and _status(head) == "200":
+            chunk = content[bit % len(content)]
+            chunk[(bit // 8) % len(chunk)] ^= 1 << bit % 8
+        exchange.client.write(head)
+        for each in chunks:
+            exchange.client.write(each)
+        await exchange.client.drain()
+        return True
+
+    return fault
+
+
+def late(seconds: float) -> Fault:
+    """Pass everything on, later."""
+
+    async def fault(exchange: Exchange) -> bool:
+        await asyncio.sleep(seconds)
+        return await _pass_on(exchange)
+
+    return fault
+
+
+#: Draws a fault for a request, or None for none.
+Draw = Callable[[Request], "Fault | None"]
+
+
+def at_random(share: float, faults: Sequence[Callable[[random.Random], Fault]], seed: int = 0) -> Draw:
+    """Give this share of the requests one of the faults, all equally often."""
+    rng = random.Random(seed)
+    return lambda _: rng.choice(faults)(rng) if rng.random() < share else None
+
+
 @dataclasses.dataclass
 class _Armed:
     fault: Fault
@@ -184,6 +237,8 @@ class FaultProxy:
         self.at_once = 0
         self.most_at_once = 0
         self._armed: list[_Armed] = []
+        #: Asked for a fault where none of those that `fail` was told of fits.
+        self.draw: Draw = lambda _: None
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="faultproxy", daemon=True)
@@ -214,6 +269,7 @@ class FaultProxy:
         """Forget all faults."""
         with self._lock:
             self._armed.clear()
+            self.draw = lambda _: None
 
     def clear(self) -> None:
         """Begin to count from zero."""
@@ -281,9 +337,10 @@ class FaultProxy:
                 armed = next((armed for armed in self._armed if armed.matches(exchange.request)), None)
                 if armed is not None:
                     armed.left -= 1
+                fault = armed.fault if armed is not None else self.draw(exchange.request) or _pass_on
             try:
                 await asyncio.sleep(self.latency)
-                if not await (armed.fault if armed is not None else _pass_on)(exchange):
+                if not await fault(exchange):
                     return
             finally:
                 with self._lock:

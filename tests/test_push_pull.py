@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernels import CompiledKernels
 from tests.leftovers import leftovers, wait_until
 from tests.raw import RawBucket
-from tritonsync.errors import TritonSyncError
+from tritonsync.errors import FormatError, LocalCacheError, TritonSyncError
 from tritonsync.format.value import bundle_of_value
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
 from tritonsync.local.inductor_cache import value_path
+from tritonsync.sync import push as push_module
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.pull import Pulled, pull
 from tritonsync.sync.push import Pushed, push
@@ -210,3 +212,77 @@ def test_a_workload_that_is_not_there_is_an_error_that_names_it(raw: RawBucket, 
     """Nothing is written, and the message says what to do."""
     with pytest.raises(TritonSyncError, match=r"no workload named 'nothing'.*push it first"):
         pull_folder(raw, tmp_path, "nothing")
+
+
+def test_kernels_of_no_graph_go_into_several_bundles(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each up to a cap; all of them arrive, and what is there already is neither sent nor fetched again."""
+    monkeypatch.setattr(push_module, "MAX_PART", 1)
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        pushed = push(raw.store(), LocalCaches.at(tmp_path / "none"), compiled_kernels.directory, "w")
+        assert (pushed.kernels, pushed.kernels_new, pushed.bundles) == (4, 4, 4)
+        assert len(raw.names(r"^bundles/triton/.*/part-.*/manifest\.json$")) == 3
+        again = push(raw.store(), LocalCaches.at(tmp_path / "none"), compiled_kernels.directory, "w")
+        assert (again.kernels, again.bundles, again.objects_created, again.bytes_uploaded) == (4, 4, 0, 0)
+        here = LocalCaches.at(tmp_path / "i", tmp_path / "t", by_device=False)
+        pulled = pull(raw.store(), here, "w")
+        assert (pulled.kernels_emitted, pulled.bundles, pulled.missing) == (4, 4, ())
+        assert {path.name for path in (tmp_path / "t").iterdir()} == set(compiled_kernels.hashes)
+        second = pull(raw.store(), here, "w")
+        assert (second.kernels_emitted, second.kernels_present) == (0, 4)
+        assert second.bytes_downloaded < pulled.bytes_downloaded
+
+
+def test_one_hash_on_two_devices_arrives_on_both(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever bundle each copy is in."""
+    monkeypatch.setattr(push_module, "MAX_PART", 1)
+    name = compiled_kernels.hashes[0]
+    for device in ("0", "1"):
+        shutil.copytree(compiled_kernels.directory / name, tmp_path / "from" / "triton" / device / name)
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        push_folder(raw, tmp_path / "from")
+        assert pull_folder(raw, tmp_path / "to").kernels_emitted == 2
+    assert sorted(path.parent.name for path in (tmp_path / "to" / "triton").glob("*/*")) == ["0", "1"]
+
+
+@pytest.mark.parametrize("what", ["file", "dangling link", "link to a file"])
+def test_what_stands_in_the_place_of_one_kernel_costs_that_kernel(
+    compiled_kernels: CompiledKernels, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stays, it is said once, and all others are pulled."""
+    here = LocalCaches.at(tmp_path / "i", tmp_path / "t", by_device=False)
+    place = tmp_path / "t" / compiled_kernels.hashes[0]
+    place.parent.mkdir()
+    if what == "file":
+        place.write_text("somebody's")
+    else:
+        place.symlink_to(tmp_path / "nowhere" if what == "dangling link" else __file__)
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        push(raw.store(), LocalCaches.at(tmp_path / "none"), compiled_kernels.directory, "w")
+        pulled = pull(raw.store(), here, "w")
+    assert (pulled.kernels_emitted, pulled.conflicts) == (3, 1)
+    assert not place.is_dir()
+    assert len([record for record in caplog.records if place.name in record.getMessage()]) == 1
+
+
+def test_a_folder_that_cannot_be_written_ends_a_pull(compiled_kernels: CompiledKernels, tmp_path: Path) -> None:
+    """A thousand kernels that all fail for one reason are one error."""
+    (tmp_path / "t").write_text("no folder")
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        push(raw.store(), LocalCaches.at(tmp_path / "none"), compiled_kernels.directory, "w")
+        with pytest.raises(LocalCacheError, match=str(tmp_path / "t")):
+            pull(raw.store(), LocalCaches.at(tmp_path / "i", tmp_path / "t", by_device=False), "w")
+
+
+def test_a_path_that_is_no_text_is_refused_before_anything_is_published(
+    compiled_kernels: CompiledKernels, tmp_path: Path
+) -> None:
+    """The list of a workload names the folder, in UTF-8."""
+    folder = tmp_path / "caf\udce9"
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        with pytest.raises(FormatError, match=r"caf\\udce9.*not UTF-8"):
+            push(raw.store(), LocalCaches.at(folder), compiled_kernels.directory, "w")
+        assert not (tmp_path / "bucket").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 import sys
 import threading
@@ -15,8 +16,11 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from tests.bundles import HASHES
+from tests.faultproxy import FaultProxy, answer
+from tests.kernels import CompiledKernels
 from tests.leftovers import leftovers, wait_until
 from tests.raw import RawBucket
+from tests.servers import Server
 from tritonsync import times
 from tritonsync.errors import AccessDeniedError, RemoteTimeoutError
 from tritonsync.format.bundle import Bundle, Payload
@@ -28,6 +32,7 @@ from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.session import Session
 from tritonsync.session.uploads import CAPACITY, Uploads
 from tritonsync.settings import Settings
+from tritonsync.sync import push as push_module
 from tritonsync.sync.caches import LocalCaches
 
 
@@ -79,6 +84,86 @@ def test_what_is_fetched_ahead_is_waited_for_within_the_budget(silent: type[Sile
     waiter.join(20)
     assert not waiter.is_alive()
     assert now.is_off
+
+
+def test_a_stopped_neighbour_does_not_use_up_the_budget(h200_vit: Path, tmp_path: Path) -> None:
+    """Another process of this host holds the lock of a key for ever: the bucket is asked without, and stays on."""
+    bucket, inductor = tmp_path / "bucket", tmp_path / "inductor"
+    with RawBucket(str(bucket)) as raw:
+        push_module.push(raw.store(), LocalCaches.at(h200_vit), h200_vit / "triton", "w")
+        [key] = {name.split("/")[2] for name in raw.names("^bundles/aot_autograd/.*/manifest.json$")}
+    program = (
+        "import sys; from pathlib import Path; from tritonsync.local.files import host_lock\n"
+        "with host_lock(Path(sys.argv[1]), sys.argv[2], timeout=10) as held: print(held, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(inductor), f"aot_autograd/{key}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as neighbour:
+        try:
+            assert neighbour.stdout is not None
+            assert neighbour.stdout.readline() == "True\n"
+            neighbour.send_signal(signal.SIGSTOP)
+            now = session(str(bucket), inductor, budget_s=1.5)
+            values = now.look_up("aot_autograd", key).more()
+            left = now._waits.budget.left
+        finally:
+            neighbour.kill()
+    assert len(values) == 1
+    assert left > 1
+    assert not now.is_off
+    enqueue(now, "K")
+    now.stop()
+    assert now.counts.published == 1
+
+
+def test_kernels_that_were_pushed_in_parts_come_ahead(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are here before the first is asked for, whichever bundle they were in."""
+    monkeypatch.setattr(push_module, "MAX_PART", 1)
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        push_module.push(raw.store(), LocalCaches.at(tmp_path / "none"), compiled_kernels.directory, "name")
+    triton = tmp_path / "t"
+    now = session(str(tmp_path / "bucket"), tmp_path / "inductor", triton_dir=str(triton))
+    now.begin()
+    now.kernel_cache_is_known()
+    assert all(now.fetch_kernel(name, "default", triton) for name in compiled_kernels.hashes)
+    assert now.counts.kernels_fetched == len(compiled_kernels.hashes)
+    assert now.counts.misses == 0
+    now.stop()
+
+
+@pytest.mark.parametrize("refused", ["pack", "bundle"])
+def test_one_refused_object_costs_its_bundle_and_not_the_bucket(
+    refused: str, s3_proxy: FaultProxy, moto_server: Server, tmp_path: Path
+) -> None:
+    """Another storage class, another encryption key: everything else is fetched and published as before."""
+    place = moto_server.place(endpoint=s3_proxy.url)
+    with RawBucket(place.url, place.options) as raw:
+        store = raw.store()
+        for key in ("A" * 52, "B" * 52):
+            kernel = Kernel(hash=key, device=None, files=(KernelFile("k.so", b"data of " + key.encode()),))
+            store.publish(Bundle(kind="triton", key=key, kernels=(kernel,)))
+        s3_proxy.fail(answer(403), times=1000, method="GET", path=f"triton/{'A' * 52}/default/")
+        if refused == "pack":
+            s3_proxy.heal()
+            s3_proxy.fail(answer(403), times=1000, method="GET", path=raw.only("triton/A.*pack.tar.zst"))
+        now = session(place.url, tmp_path / "inductor", storage_options=place.options)
+        assert not now.fetch_kernel("A" * 52, "default", tmp_path / "t")
+        assert not now.is_off
+        assert now.fetch_kernel("B" * 52, "default", tmp_path / "t")
+        enqueue(now, "K")
+        now.stop()
+        assert now.counts.published == 1
+
+
+def test_a_refused_listing_turns_the_bucket_off(s3_proxy: FaultProxy, moto_server: Server, tmp_path: Path) -> None:
+    """Nothing of it can be had."""
+    place = moto_server.place(endpoint=s3_proxy.url)
+    s3_proxy.fail(answer(403), times=1000)
+    now = session(place.url, tmp_path / "inductor", storage_options=place.options)
+    assert not now.fetch_kernel("A" * 52, "default", tmp_path / "t")
+    assert now.is_off
+    now.stop()
 
 
 def test_a_budget_that_is_spent_stops_questions_and_no_uploads(tmp_path: Path) -> None:

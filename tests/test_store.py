@@ -12,6 +12,7 @@ from tests.faultproxy import Fault, FaultProxy, answer
 from tests.keys import make_key
 from tests.raw import RawBucket
 from tests.servers import Server
+from tritonsync.errors import RemoteError
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.store import Store
@@ -378,3 +379,32 @@ def test_a_miss_costs_one_listing(raw: RawBucket) -> None:
     store = raw.store()
     store.load("fx_graph", "key")
     assert store.bucket.stats.requests == (2 if raw.url.startswith("gs://") else 1)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("name", ["manifest.json", "pack.tar.zst"])
+def test_trouble_with_one_variant_does_not_lose_the_others(
+    status: int, name: str, s3_proxy: FaultProxy, moto_server: Server
+) -> None:
+    """An error about one object costs the bundle that it belongs to."""
+    place = moto_server.place(endpoint=s3_proxy.url)
+    with RawBucket(place.url, place.options) as raw:
+        store = raw.store()
+        for number in range(3):
+            store.publish(make_bundle(variant=f"{number:016x}", build=str(number)))
+        s3_proxy.fail(answer(status), times=1000, method="GET", path=raw.only(f"{1:016x}/.*{name}"))
+        loaded = store.load("fx_graph", "key").bundles
+        assert {each.bundle for each in loaded} == {
+            make_bundle(variant=f"{number:016x}", build=str(number)) for number in (0, 2)
+        }
+
+
+def test_trouble_with_the_only_variant_is_an_error(s3_proxy: FaultProxy, moto_server: Server) -> None:
+    """A miss would say that the bucket lacks it."""
+    place = moto_server.place(endpoint=s3_proxy.url)
+    with RawBucket(place.url, place.options) as raw:
+        store = raw.store()
+        store.publish(make_bundle())
+        s3_proxy.fail(answer(400), times=1000, method="GET", path="pack.tar.zst")
+        with pytest.raises(RemoteError, match="HTTP 400"):
+            store.load("fx_graph", "key")

@@ -113,6 +113,14 @@ def _text(_variable: str, text: str) -> str:
     return text
 
 
+def _url(variable: str, text: str) -> str:
+    # Left as it is: a folder is made absolute where the URL is taken apart.
+    if text.startswith("~") and os.path.expanduser(text) == text:  # noqa: PTH111 - Path raises RuntimeError instead
+        user = text.partition("/")[0]
+        raise SettingsError(f"{variable}={text!r}: no home folder is known for {user}", variable=variable)
+    return text
+
+
 def _seconds(variable: str, text: str) -> float:
     try:
         seconds = float(text)
@@ -164,7 +172,7 @@ def _json_object(variable: str, text: str) -> dict[str, Any]:
 
 #: Settings field -> (environment variable, parser).
 VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
-    "url": ("TRITONSYNC_URL", _text),
+    "url": ("TRITONSYNC_URL", _url),
     "mode": ("TRITONSYNC_MODE", _choice(get_args(Mode))),
     "workload": ("TRITONSYNC_WORKLOAD", _text),
     "files": ("TRITONSYNC_FILES", _choice(get_args(Files))),

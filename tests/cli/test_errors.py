@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -13,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Ran, Run
-from tests.faultproxy import FaultProxy, hang
+from tests.faultproxy import Exchange, Fault, FaultProxy, answer, hang
+from tests.kernels import CompiledKernels
 from tests.raw import RawBucket
 from tests.servers import Place
 
@@ -234,3 +237,85 @@ def test_show_finds_a_workload_by_the_name_it_was_given(run: Run, h200_vit: Path
     assert run("push", "--url", url, "--workload", "My ☃ Model", "--inductor-dir", h200_vit).code == 0
     assert run("show", "My ☃ Model", "--url", url).code == 0
     assert run("verify", "My ☃ Model", "--url", url).code == 0
+
+
+def refuse_while_others_wait(proxy: FaultProxy) -> Fault:
+    """Answer 403 once there is another request that has no answer."""
+
+    async def fault(exchange: Exchange) -> bool:
+        for _ in range(400):
+            if proxy.at_once > 1:
+                break
+            await asyncio.sleep(0.05)
+        return await answer(403)(exchange)
+
+    return fault
+
+
+@pytest.mark.parametrize(("command", "path"), [("push", "bundles/"), ("pull", "gra"), ("verify", "manifest.json")])
+def test_a_command_ends_with_its_error(command: str, path: str, s3_place: Place, run: Run, h200_vit: Path) -> None:
+    """Its process too, although other requests hang: nothing waits for the threads that do."""
+    # "gra" is in the names of both kinds of graphs, and not in that of the workload, which is asked for before.
+    arguments = ["--url", s3_place.url, "--inductor-dir", str(h200_vit), "--workload", "vit"]
+    if command != "push":
+        options = json.dumps(dict(s3_place.options))
+        assert run("push", *arguments, "--storage-options", options).code == 0
+    with FaultProxy(s3_place.endpoint) as proxy:
+        proxy.fail(refuse_while_others_wait(proxy), path=path)
+        proxy.fail(hang(), times=1000, path=path)
+        environ = {**os.environ, **s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
+        given = arguments[:2] if command == "verify" else arguments
+        line = [sys.executable, "-m", "tritonsync", command, *given]
+        with subprocess.Popen(line, env=environ, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            error = process.stderr.readline()
+            said = time.monotonic()
+            process.wait(60)
+            assert time.monotonic() - said < 10  # a silent request is given up after 60
+    assert "access denied" in error
+    assert process.returncode == 1
+    assert proxy.count(path=path) > 1
+
+
+def test_a_person_sees_why_the_bucket_is_asked_again(s3_place: Place, tmp_path: Path) -> None:
+    """On a terminal each repetition is a line with the server's answer; elsewhere it is not worth one."""
+    with FaultProxy(s3_place.endpoint) as proxy:
+        environ = {**os.environ, **s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
+        command = [sys.executable, "-m", "tritonsync", "ls", "--url", s3_place.url]
+        ours, theirs = pty.openpty()
+        for stderr in (theirs, subprocess.PIPE):
+            proxy.fail(answer(503), times=1)
+            done = subprocess.run(command, env=environ, stderr=stderr, stdout=subprocess.PIPE, check=False, timeout=60)
+            assert done.returncode == 0
+        os.close(theirs)
+        shown = os.read(ours, 10_000).decode()
+        os.close(ours)
+    assert "HTTP 503" in shown
+    assert "trying again in" in shown
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("variable", ["TRITONSYNC_URL", "TRITONSYNC_SIGNING_KEY", "TRITONSYNC_TRUSTED_KEYS"])
+def test_the_home_of_nobody_in_a_variable(variable: str, run: Run, h200_vit: Path, tmp_path: Path) -> None:
+    """It is an error that names the variable."""
+    variables = {"TRITONSYNC_URL": str(tmp_path / "bucket"), variable: "~nobody-of-that-name/x"}
+    ran = run("push", "--workload", "w", "--inductor-dir", h200_vit, **variables)
+    assert_one_line(ran, variable, "~nobody-of-that-name")
+    assert not (tmp_path / "bucket").exists()
+
+
+def test_one_silent_answer_is_asked_for_again(child: Run, s3_place: Place) -> None:
+    """It does not take all of the time that a request has."""
+    with FaultProxy(s3_place.endpoint) as proxy:
+        proxy.fail(hang())
+        variables = {**s3_place.environment, "AWS_ENDPOINT_URL": proxy.url}
+        ran = child("ls", "--url", s3_place.url, "--timeout", "15", **variables)
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_cache_whose_path_is_no_text(child: Run, compiled_kernels: CompiledKernels, tmp_path: Path) -> None:
+    """It is refused in one line, before the bucket is touched."""
+    folders = ("--inductor-dir", tmp_path / "caf\udce9", "--triton-dir", compiled_kernels.directory)
+    ran = child("push", "--workload", "w", "--url", tmp_path / "bucket", *folders)
+    assert_one_line(ran, "not UTF-8")
+    assert not (tmp_path / "bucket").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
@@ -423,3 +424,26 @@ def test_a_filesystem_may_answer_nothing_with_a_list() -> None:
         assert bucket.probe() == "read-write"
         assert bucket.probe(write=False) == "read-only"
         assert bucket.list("") == {FORMAT_OBJECT: bucket.list("")[FORMAT_OBJECT]}
+
+
+def test_an_object_of_a_folder_has_its_data_on_the_disk_before_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its name when `create` returns: no power cut leaves an object that is empty, which no writer could mend."""
+    seen: list[str] = []
+    sync, link = os.fsync, os.link
+
+    def watched_sync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        seen.append("folder" if path.is_dir() else f"data {path.stat().st_size}")
+        sync(descriptor)
+
+    def watched_link(source: Path, target: Path) -> None:
+        seen.append("name")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "link", watched_link)
+    with Bucket(str(tmp_path)) as bucket:
+        assert bucket.create("a/object", b"content")
+    assert seen == ["data 7", "name", "folder"]

@@ -125,6 +125,25 @@ def test_a_wait_that_pays_off_is_given_back(clock: Clock) -> None:
     assert budget.left == 20
 
 
+def test_what_was_no_wait_for_the_bucket_is_not_charged(clock: Clock) -> None:
+    """Of ten seconds in vain, seven went to a neighbour; what paid off anyway leaves no credit behind."""
+    budget = Budget(20)
+    with budget.wait():
+        clock.now += 7
+        budget.excuse(7)
+        assert budget.left == 20
+        clock.now += 3
+        assert budget.left == 17
+    assert budget.left == 17
+    with budget.wait() as wait:
+        clock.now += 5
+        budget.excuse(5)
+        wait.paid_off()
+    with budget.wait():
+        clock.now += 4
+    assert budget.left == 13
+
+
 def test_an_error_is_a_vain_wait(clock: Clock) -> None:
     """The budget is charged whatever ends the block."""
     budget = Budget(20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from typer.core import TyperGroup
 from tritonsync._version import __version__
 from tritonsync.cli import demo, look, run, transfer, verify
 from tritonsync.cli.options import Json
-from tritonsync.cli.output import Output, complain
+from tritonsync.cli.output import Output, complain, is_terminal
 from tritonsync.errors import TritonSyncError
 
 __all__ = ["INTERRUPTED", "app"]
@@ -72,13 +73,16 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Send warnings of our own loggers to stderr, one line each."""
-    logger, handler = logging.getLogger("tritonsync"), _Lines(logging.WARNING)
-    propagate = logger.propagate
+    """Send warnings of our own loggers to stderr, one line each; and to a person, why the bucket is asked again."""
+    logger, remote, handler = logging.getLogger("tritonsync"), logging.getLogger("tritonsync.remote"), _Lines()
+    propagate, level = logger.propagate, remote.level
     logger.addHandler(handler)
     logger.propagate = False
+    if is_terminal(sys.stderr):
+        remote.setLevel(logging.INFO)
     try:
         yield
     finally:
+        remote.setLevel(level)
         logger.propagate = propagate
         logger.removeHandler(handler)

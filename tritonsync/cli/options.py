@@ -127,7 +127,8 @@ class Connection:
         found = self.settings.url or otherwise
         if found is None:
             raise typer.BadParameter(f"no bucket: give --url, or set {VARIABLES['url'][0]}")
-        patience = RetryPolicy(read_timeout=min(60.0, timeout), deadline=timeout)
+        # A part of the time, so that one silent answer leaves room to ask again.
+        patience = RetryPolicy(read_timeout=min(60.0, timeout / 3), deadline=timeout)
         self.bucket: Bucket = Bucket(found, storage_options=self.settings.storage_options, patience=patience)
         context.call_on_close(self.bucket.close)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from tritonsync.remote.threads import Progress
 
-__all__ = ["Output", "age", "amount", "complain", "size"]
+__all__ = ["Output", "age", "amount", "complain", "is_terminal", "size"]
 
 
 def complain(text: str) -> None:
@@ -29,7 +29,8 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a person reads it."""
     return stream is not None and stream.isatty()
 
 
@@ -60,7 +61,7 @@ class Output:
         right = [
             all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(headers))
         ]
-        if _is_terminal(sys.stdout):
+        if is_terminal(sys.stdout):
             _draw(headers, rows, right)
             return
         widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
@@ -71,7 +72,7 @@ class Output:
     @contextlib.contextmanager
     def progress(self, what: str, unit: str) -> Iterator[Progress]:
         """Show how far the work inside the block is, if a person watches."""
-        if not _is_terminal(sys.stderr):
+        if not is_terminal(sys.stderr):
             yield lambda _done, _all: None
             return
         from rich.console import Console

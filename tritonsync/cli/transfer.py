@@ -43,6 +43,7 @@ def push(
     Everything in the cache folders, and a workload that lists it. What the bucket has already is not sent again. When
     the command returns, everything is in the bucket.
     """
+    from tritonsync.format.workload import checked_path
     from tritonsync.local import inductor_cache, triton_cache
     from tritonsync.sync.environment import environment_of_folder
     from tritonsync.sync.push import push as push_caches
@@ -56,6 +57,7 @@ def push(
             f"nothing to push: {caches.inductor} holds no compiled graphs, and {kernels} no kernels; run the program "
             "first, or name the folders with --inductor-dir and --triton-dir"
         )
+    checked_path(str(caches.inductor))  # before the bucket's marker is written
     store = connection.store(environment_of_folder(kernels))
     started = time.perf_counter()
     connection.ask_to_write()

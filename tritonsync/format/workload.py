@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from tritonsync.errors import FormatError
-from tritonsync.format.bundle import KINDS, Bundle, Payload
+from tritonsync.format.bundle import KINDS, Bundle, Payload, kernel_order
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.layout import check_name, workload_key
 from tritonsync.format.manifest import Manifest
 
-__all__ = ["LIST", "Workload", "WorkloadEntry", "bundle_of_workload", "workload_of_manifest"]
+__all__ = [
+    "LIST",
+    "Workload",
+    "WorkloadEntry",
+    "bundle_of_part",
+    "bundle_of_workload",
+    "checked_path",
+    "is_part",
+    "workload_of_manifest",
+]
 
 #: The payload that holds the list; small, so it stands in the manifest.
 LIST = "workload.json"
+#: How variants of bundles of many kernels begin.
+_PART = "part-"
 
 
 class WorkloadEntry(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -37,10 +50,46 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bundle_of_workload(name: str, workload: Workload, kernels: tuple[Kernel, ...] = ()) -> Bundle:
-    """Make the bundle of a workload, with the kernels that belong to no listed bundle."""
+    """Make the bundle of a workload, with the kernels that belong to no listed bundle.
+
+    Raises:
+        FormatError: the folder's path is not UTF-8.
+    """
+    checked_path(workload.inductor_dir)
     ordered = msgspec.structs.replace(workload, entries=tuple(sorted(set(workload.entries))))
     payload = Payload(LIST, msgspec.json.encode(ordered))
     return Bundle(kind="workload", key=workload_key(name), kernels=kernels, payloads=(payload,))
+
+
+def bundle_of_part(kernels: tuple[Kernel, ...]) -> Bundle:
+    """Make a bundle of kernels that belong to no graph and are too many for the bundle of their workload.
+
+    It lies under the hash of its first kernel, `triton/<hash>`, in a variant of its own, made of the content: there it
+    is in nobody's way who looks for that one kernel.
+    """
+    ordered = sorted(kernels, key=kernel_order)
+    digest = hashlib.sha256("\n".join(map(str, map(kernel_order, ordered))).encode()).hexdigest()
+    return Bundle(kind="triton", key=ordered[0].hash, variant=f"{_PART}{digest[:16]}", kernels=kernels)
+
+
+def is_part(entry: WorkloadEntry) -> bool:
+    """Return whether an entry is a bundle of many kernels of no graph, rather than of the one that its key names."""
+    return entry.kind == "triton" and entry.variant.startswith(_PART)
+
+
+def checked_path(path: str) -> str:
+    """Return the path of a cache folder if a list can name it.
+
+    Raises:
+        FormatError: it is not UTF-8.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as exc:
+        raise FormatError(
+            f"the path of the cache folder, {path!a}, is not UTF-8, so no workload can name it; use another folder"
+        ) from exc
+    return path
 
 
 def workload_of_manifest(manifest: Manifest) -> Workload:

@@ -38,6 +38,9 @@ _NO_LINKS = frozenset(
 def create_file(target: Path, data: bytes) -> None:
     """Write `data` under a random name beside `target`, then link it there.
 
+    The data is on the disk before the name is, and the name when this returns: a power cut leaves no object that is
+    empty or cut short, which no writer could replace.
+
     Where the filesystem has no hard links the file is renamed onto the target instead: still whole or not at all, but
     the last of two simultaneous writers wins. Object names derive from content, so both wrote the same.
 
@@ -55,7 +58,11 @@ def create_file(target: Path, data: bytes) -> None:
     _sweep(target.parent)
     temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
     try:
-        temporary.write_bytes(data)
+        with temporary.open("xb", buffering=0) as file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
         try:
             os.link(temporary, target)
         except OSError as exc:
@@ -65,6 +72,17 @@ def create_file(target: Path, data: bytes) -> None:
     finally:
         # Gone already after a rename.
         temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk; Windows and some network file systems know no such thing."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _sweep(folder: Path) -> None:

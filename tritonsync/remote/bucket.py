@@ -12,7 +12,7 @@ nothing but the errors below; foreign ones are their causes.
     delete(name)
     probe()                     "read-write" or "read-only"; creates the bucket's marker
 
-    AccessDeniedError           403, 401, no credentials                      never repeated
+    AccessDeniedError           403, 401, no credentials                      never repeated; expired ones are read anew
     BucketNotFoundError         there is no such bucket                       never repeated
     RemoteTimeoutError          no answer in time                             repeated
     RemoteError                 5xx, 429, 409, lost connections: repeated;    other answers: not
@@ -42,7 +42,7 @@ from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, check_format
 from tritonsync.remote.backend import Backend, connect, modified
 from tritonsync.remote.filesystem import MAX_CONNECTIONS
 from tritonsync.remote.threads import forget_after_fork, in_parallel, start_thread
-from tritonsync.remote.translate import Failure, exists_already, is_missing, refuses_conditions, translated
+from tritonsync.remote.translate import Attempts, Failure, exists_already, is_missing, refuses_conditions
 from tritonsync.remote.url import parse_url
 from tritonsync.remote.waiting import Breaker, Deadline, RetryPolicy
 
@@ -326,20 +326,21 @@ class Bucket:
             )
         self._breaker.admit(what)
         healthy = False
+        attempts = Attempts(self._address, verb, name, renew=self._forget_backend)
 
         def call(left: float) -> T:
             end = time.monotonic() + left
-            with translated(self._address, verb, name, seconds):
+            with attempts.attempt():
                 backend = self._backend().result(left)
                 self._counter.add(requests=1)
                 return attempt(backend, max(end - time.monotonic(), 0.0))
 
         try:
-            result = self._policy.repeat(call, seconds, _is_passing)
+            result = self._policy.repeat(call, seconds, _is_passing, attempts.say_pause)
             healthy = True
         except Failure as failure:
             healthy = not failure.passing
-            raise failure.error from failure.__cause__
+            raise attempts.error() from failure.__cause__
         except TritonSyncError:
             # Settings: nothing was asked.
             healthy = True
@@ -347,6 +348,11 @@ class Bucket:
         finally:
             self._breaker.record(healthy=healthy)
         return result
+
+    def _forget_backend(self) -> None:
+        """Have the next call build a new one, which reads the credentials anew; calls under way keep the old one."""
+        with self._lock:
+            self._backends.pop(os.getpid(), None)
 
     def _backend(self) -> Future[Backend]:
         """Return this process's backend, being built on a thread: asking for credentials may block."""

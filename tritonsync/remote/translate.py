@@ -10,8 +10,10 @@ import asyncio
 import concurrent.futures
 import contextlib
 import errno
+import logging
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from tritonsync.errors import (
     AccessDeniedError,
@@ -23,7 +25,9 @@ from tritonsync.errors import (
 )
 from tritonsync.remote.url import Address
 
-__all__ = ["Failure", "exists_already", "is_missing", "refuses_conditions", "translated"]
+__all__ = ["Attempts", "Failure", "exists_already", "is_missing", "refuses_conditions"]
+
+log = logging.getLogger(__name__)
 
 _TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
 
@@ -55,52 +59,101 @@ _WRONG_OPTIONS = frozenset(
     }
 )
 #: S3's codes for "not you" that come with another status than 401 and 403.
-_DENIED_CODES = frozenset(
-    {
-        "AccessDenied",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidToken",
-        "TokenRefreshRequired",
-    }
-)
+_DENIED_CODES = frozenset({"AccessDenied", "InvalidAccessKeyId", "InvalidToken"})
+#: S3's codes for credentials that were good once, with 400 and 403. GCS says 401.
+_EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 _PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 #: S3's codes for "ask again" with another status. An upload in parts that lost a race is "NoSuchUpload".
 _PASSING_CODES = frozenset({"InternalError", "NoSuchUpload", "RequestTimeout", "SlowDown", "ServiceUnavailable"})
 #: Where errors keep the HTTP status, by the package they are from.
 _STATUS_FIELDS = {"azure": "status_code", "gcsfs": "code"}
-#: Packages whose errors without a status are about the network.
-_NETWORK = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "google", "requests", "urllib3"})
+#: Packages whose errors without a status are about the network. `json`: an answer of GCS that breaks off, or is none.
+_NETWORK = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "google", "json", "requests", "urllib3"})
 
 
 class Failure(Exception):  # noqa: N818 - it never leaves this room
-    """One attempt that failed: the error to raise, and whether another attempt may succeed."""
+    """One attempt that failed.
 
-    def __init__(self, error: TritonSyncError, *, passing: bool) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.passing = passing
+    Args:
+        kind: of the error to raise.
+        what: what happened, with the server's answer.
+        advice: what to do about it.
+        passing: whether another attempt may succeed.
+        is_answer: whether the server said so, rather than nobody.
+        is_expired: whether the credentials were good once, so that there may be newer ones.
+    """
+
+    def __init__(
+        self,
+        kind: type[TritonSyncError],
+        what: str,
+        advice: str = "",
+        *,
+        passing: bool,
+        is_answer: bool = False,
+        is_expired: bool = False,
+    ) -> None:
+        super().__init__(what)
+        self.kind, self.what, self.advice = kind, what, advice
+        self.passing, self.is_answer, self.is_expired = passing, is_answer, is_expired
 
 
-@contextlib.contextmanager
-def translated(address: Address, verb: str, name: str, seconds: float) -> Iterator[None]:
-    """Turn every error of an attempt into a `Failure`; ours pass.
+class Attempts:
+    """All attempts at one call.
 
     Args:
         address: where the bucket is.
-        verb: what was tried, as an infinitive: `read`, `create`, `list`, `delete`, `open`.
+        verb: what is tried, as an infinitive: `read`, `create`, `list`, `delete`.
         name: the object or prefix.
-        seconds: how long the attempt could take.
+        renew: called once when the credentials have expired; makes another attempt worth while.
     """
-    try:
-        yield
-    except TritonSyncError:
-        raise
-    except Exception as exc:
-        failure = _failure(exc, address, f"cannot {verb} {address.show(name)}", seconds)
-        failure.error.url, failure.error.object_name = address.url, name
-        raise failure from exc
+
+    def __init__(self, address: Address, verb: str, name: str, renew: Callable[[], None]) -> None:
+        self._address, self._verb, self._name, self._renew = address, verb, name, renew
+        self._began = time.monotonic()
+        self._failures: list[Failure] = []
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Turn every error of one attempt into a `Failure`; ours pass."""
+        began = time.monotonic()
+        try:
+            yield
+        except TritonSyncError:
+            raise
+        except Exception as exc:
+            failure = _failure(exc, self._address, self._verb, time.monotonic() - began)
+            if failure.is_expired and not any(earlier.is_expired for earlier in self._failures):
+                self._renew()
+                failure.passing = True
+            self._failures.append(failure)
+            raise failure from exc
+
+    def say_pause(self, seconds: float) -> None:
+        """Log what happened before a pause of so many seconds."""
+        what = f"cannot {self._verb} {self._address.show(self._name)}"
+        log.info("%s: %s; trying again in %.1f s", what, self._failures[-1].what, seconds)
+
+    def error(self) -> TritonSyncError:
+        """Return the error to raise when the last attempt has failed; its cause is that of the attempt it tells of."""
+        failure, count = _most_telling(self._failures), len(self._failures)
+        repeated = f" after {count} attempts in {time.monotonic() - self._began:.1f} s" if count > 1 else ""
+        advice = f". {failure.advice}" if failure.advice else ""
+        what = f"cannot {self._verb} {self._address.show(self._name)}"
+        error = failure.kind(f"{what}: {failure.what}{repeated}{advice}", url=self._address.url, object_name=self._name)
+        error.__cause__ = failure.__cause__
+        return error
+
+
+def _most_telling(failures: Sequence[Failure]) -> Failure:
+    """Return which attempt to tell of: the last, or the last that was answered where that one was not.
+
+    A server that has answered 500 three times and then nothing is a server that answers 500.
+    """
+    last = failures[-1]
+    if last.is_answer or not last.passing:
+        return last
+    return next((failure for failure in reversed(failures) if failure.is_answer), last)
 
 
 def is_missing(exc: FileNotFoundError, address: Address) -> bool:
@@ -155,41 +208,57 @@ def _answer(exc: BaseException) -> tuple[int | None, str]:
     return None, ""
 
 
-def _reason(exc: BaseException) -> str:
+def _reason(exc: BaseException, *, is_answer: bool) -> str:
+    if is_answer and isinstance(exc, OSError) and exc.strerror:
+        # s3fs puts what the server says into an OSError whose number says less than the status.
+        return " ".join(exc.strerror.split())[:300]
     text = " ".join(str(exc).split())
     return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__
 
 
-def _failure(exc: Exception, address: Address, tried: str, seconds: float) -> Failure:
+def _failure(exc: Exception, address: Address, verb: str, seconds: float) -> Failure:
     status, code = _answer(exc)
     names = {kind.__name__ for each in _chain(exc) for kind in type(each).__mro__}
-    reason = _reason(exc)
+    is_answer = status is not None or bool(code)
+    reason = _reason(exc, is_answer=is_answer)
     if names & _WRONG_OPTIONS:
-        return Failure(SettingsError(f"{tried}: {reason}"), passing=False)
+        return Failure(SettingsError, reason, passing=False)
     # A token server that cannot be reached is not a refusal.
     if names & _NO_IDENTITY and "TransportError" not in names:
-        return Failure(AccessDeniedError(f"{tried}: no credentials ({reason}). {_who_are_you(address)}"), passing=False)
+        return Failure(AccessDeniedError, f"no credentials ({reason})", _who_are_you(address), passing=False)
+    if code in _EXPIRED_CODES or (status == 401 and address.is_gcs):
+        return Failure(
+            AccessDeniedError,
+            f"access denied: the credentials have expired, or are not valid any more ({reason})",
+            "Renew them (log in again, or let the machine's role do it) and start again.",
+            passing=False,
+            is_answer=True,
+            is_expired=True,
+        )
     if status in (401, 403) or code in _DENIED_CODES or (status is None and isinstance(exc, PermissionError)):
         return Failure(
-            AccessDeniedError(f"{tried}: access denied ({reason}). {_rights(address, tried)}"), passing=False
+            AccessDeniedError,
+            f"access denied ({reason})",
+            _rights(address, is_reading=verb not in ("create", "delete")),
+            passing=False,
+            is_answer=is_answer,
         )
     if code == "NoSuchBucket" or (isinstance(exc, FileNotFoundError) and address.bucket and code not in _PASSING_CODES):
         return Failure(
-            BucketNotFoundError(
-                f"{tried}: there is no bucket {address.bucket!r} ({reason}); create it, or correct the URL, region "
-                "or endpoint"
-            ),
+            BucketNotFoundError,
+            f"there is no bucket {address.bucket!r} ({reason})",
+            "Create it, or correct the URL, region or endpoint.",
             passing=False,
+            is_answer=is_answer,
         )
-    if isinstance(exc, _TIMEOUTS) or any("Timeout" in name for name in names):
+    if status is None and (isinstance(exc, _TIMEOUTS) or any("Timeout" in name for name in names)):
         shown = f" ({reason})" if str(exc) else ""
-        return Failure(RemoteTimeoutError(f"{tried}: no answer in the {seconds:.1f} s allowed{shown}"), passing=True)
+        return Failure(RemoteTimeoutError, f"no whole answer in {seconds:.1f} s{shown}", passing=True)
     if status is not None:
         shown = f"HTTP {status}{f' {code}' if code and code != str(status) else ''}"
-        return Failure(
-            RemoteError(f"{tried}: {shown} ({reason})"), passing=status in _PASSING_STATUS or code in _PASSING_CODES
-        )
-    return Failure(RemoteError(f"{tried}: {reason}"), passing=_may_pass(exc, address))
+        passing = status in _PASSING_STATUS or code in _PASSING_CODES
+        return Failure(RemoteError, f"{shown} ({reason})", passing=passing, is_answer=True)
+    return Failure(RemoteError, reason, passing=_may_pass(exc, address))
 
 
 def _may_pass(exc: Exception, address: Address) -> bool:
@@ -216,16 +285,15 @@ def _who_are_you(address: Address) -> str:
     return "Give them as TRITONSYNC_STORAGE_OPTIONS."
 
 
-def _rights(address: Address, tried: str) -> str:
-    reading = not tried.startswith(("cannot create", "cannot delete"))
-    if address.is_s3 and reading:
+def _rights(address: Address, *, is_reading: bool) -> str:
+    if address.is_s3 and is_reading:
         return (
             "This identity needs s3:GetObject and s3:ListBucket; without s3:ListBucket, S3 answers 403 instead of 404 "
             "for an object that does not exist."
         )
     if address.is_s3:
         return "This identity needs s3:PutObject and s3:AbortMultipartUpload to write (s3:DeleteObject to delete)."
-    if address.is_gcs and reading:
+    if address.is_gcs and is_reading:
         return "This identity needs roles/storage.objectViewer; without any credentials gcsfs asks anonymously."
     if address.is_gcs:
         return "This identity needs roles/storage.objectCreator to write (roles/storage.objectUser to delete)."

@@ -147,7 +147,10 @@ def _folder(path: str) -> Address:
     if not path:
         raise SettingsError("the URL names no folder; give one such as file:///var/cache/kernels")
     # Made absolute once, so that a program that changes its directory keeps its bucket.
-    folder = Path(path).expanduser().absolute()
+    try:
+        folder = Path(path).expanduser().absolute()
+    except RuntimeError as exc:
+        raise SettingsError(f"{path!r}: no home folder is known for {path.partition('/')[0]}", url=path) from exc
     return Address(url=str(folder), protocol="file", bucket="", prefix="")
 
 

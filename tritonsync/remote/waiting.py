@@ -37,6 +37,11 @@ class Deadline:
         """Seconds that are left, as `timeout` of a call; None for no common limit."""
         return None if self._end is None else max(self._end - time.monotonic(), 0.0)
 
+    def extend(self, seconds: float) -> None:
+        """Have it end later: so much time went to something else."""
+        if self._end is not None:
+            self._end += seconds
+
 
 T = TypeVar("T")
 
@@ -73,17 +78,28 @@ class RetryPolicy:
         """Return the seconds that one call has, given the caller's own limit, if any, and the bytes to be sent."""
         return self.deadline + upload / self.upload_rate if timeout is None else timeout
 
-    def repeat(self, call: Callable[[float], T], seconds: float, passing: Callable[[BaseException], bool]) -> T:
+    def repeat(
+        self,
+        call: Callable[[float], T],
+        seconds: float,
+        passing: Callable[[BaseException], bool],
+        pausing: Callable[[float], None] = lambda _: None,
+    ) -> T:
         """Call until it succeeds, fails with no `passing` error, or attempts or time are used up; raise the last error.
 
-        `call` is given the seconds that are left. A pause that would reach the end is not begun: what has failed by
-        then is more telling than a time-out.
+        `call` is given the seconds that are left, and `pausing` those of each pause before it. A pause that would reach
+        the end is not begun: what has failed by then is more telling than a time-out.
         """
+
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            pausing(state.upcoming_sleep)
+
         end = time.monotonic() + seconds
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(seconds),
             wait=tenacity.wait_random_exponential(multiplier=self.pause, max=self.max_pause),
             retry=tenacity.retry_if_exception(passing),
+            before_sleep=before_sleep,
             reraise=True,
         )
         return retrying(lambda: call(max(end - time.monotonic(), 0.0)))
@@ -134,6 +150,8 @@ class Budget:
         self._open: dict[Wait, float] = {}
         # What no wait can overlap any more is only a sum; the rest are intervals that do not touch, oldest first.
         self._settled = 0.0
+        #: When the program waited for something else, as long as a wait that is going on may overlap it.
+        self._excused: list[tuple[float, float]] = []
         self._lost: list[tuple[float, float]] = []
 
     @property
@@ -143,7 +161,13 @@ class Budget:
             lost = self._lost
             if self._open:
                 lost = _union(lost, (min(self._open.values()), time.monotonic()))
-            return max(self.seconds - self._settled - _length(lost), 0.0)
+            return max(self.seconds - self._settled - _length(_without(lost, self._excused)), 0.0)
+
+    def excuse(self, seconds: float) -> None:
+        """Do not charge the last so many seconds of a wait that is going on: they were no wait for the bucket."""
+        now = time.monotonic()
+        with self._lock:
+            self._excused = _union(self._excused, (now - seconds, now))
 
     @contextlib.contextmanager
     def wait(self) -> Iterator[Wait]:
@@ -158,10 +182,11 @@ class Budget:
                 # The wait is unknown in a child that was forked inside the block.
                 start = self._open.pop(wait, None)
                 if start is not None and wait.in_vain:
-                    self._lost = _union(self._lost, (start, time.monotonic()))
+                    self._lost = _without(_union(self._lost, (start, time.monotonic())), self._excused)
                 oldest = min(self._open.values(), default=float("inf"))
                 self._settled += _length([lost for lost in self._lost if lost[1] <= oldest])
                 self._lost = [lost for lost in self._lost if lost[1] > oldest]
+                self._excused = [gap for gap in self._excused if gap[1] > oldest]
 
 
 def _union(intervals: list[tuple[float, float]], new: tuple[float, float]) -> list[tuple[float, float]]:
@@ -173,6 +198,13 @@ def _union(intervals: list[tuple[float, float]], new: tuple[float, float]) -> li
         else:
             start, end = min(start, other[0]), max(end, other[1])
     return sorted([*apart, (start, end)])
+
+
+def _without(intervals: list[tuple[float, float]], gaps: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    for start, end in gaps:
+        pieces = [piece for a, b in intervals for piece in ((a, min(b, start)), (max(a, end), b))]
+        intervals = [(a, b) for a, b in pieces if a < b]
+    return intervals
 
 
 def _length(intervals: list[tuple[float, float]]) -> float:

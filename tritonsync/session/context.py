@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 from tritonsync.errors import RemoteOffError, SettingsError
 from tritonsync.format.manifest import Environment
 from tritonsync.local.cpu import host_cpu
+from tritonsync.local.files import host_lock
 from tritonsync.local.inductor_cache import default_inductor_dir
 from tritonsync.local.triton_cache import default_triton_dir
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import daemon_threads
+from tritonsync.remote.waiting import Deadline
 from tritonsync.session.counters import Counters
 from tritonsync.session.process import no_fork
 from tritonsync.session.waits import Waits
@@ -135,6 +140,20 @@ class Context:
     host: Callable[[], Host]
     counters: Counters
     waits: Waits
+
+    @contextlib.contextmanager
+    def host_lock(self, folder: Path, name: str, deadline: Deadline) -> Iterator[None]:
+        """Hold a lock among the processes of this host, or go on without it.
+
+        A neighbour that is slow, or was stopped, is no trouble of the bucket's: the wait for it spends neither the
+        deadline nor anything of what the program is ready to lose for the bucket.
+        """
+        began = time.monotonic()
+        with host_lock(folder, name, timeout=deadline.left):
+            waited = time.monotonic() - began
+            deadline.extend(waited)
+            self.waits.budget.excuse(waited)
+            yield
 
     def reader(self, timeout: float | None) -> Store:
         """Wait for the store, at most so many seconds; it offers what this host can use.

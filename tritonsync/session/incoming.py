@@ -18,7 +18,6 @@ from tritonsync import times
 from tritonsync.errors import FormatError, TritonSyncError
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import WorkloadEntry
-from tritonsync.local.files import host_lock
 from tritonsync.local.inductor_cache import value_path
 from tritonsync.local.presence import is_key_here
 from tritonsync.remote.threads import in_parallel, start_thread
@@ -229,7 +228,7 @@ class Incoming:
         store = self._context.reader(deadline.left)
         caches = self._context.host().caches()
         inductor = caches.inductor
-        with host_lock(inductor, f"{kind}/{key}", timeout=deadline.left):
+        with self._context.host_lock(inductor, f"{kind}/{key}", deadline):
             # Another process of this host may have had the lock until now.
             fresh = sorted(self.names(kind, key) - set(seen))
             if fresh:

@@ -7,6 +7,7 @@ Triton is in the process.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Collection, Iterator
@@ -18,9 +19,8 @@ from tritonsync.errors import FormatError, TritonSyncError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import Manifest
-from tritonsync.format.workload import WorkloadEntry
+from tritonsync.format.workload import WorkloadEntry, is_part
 from tritonsync.local import triton_cache
-from tritonsync.local.files import host_lock
 from tritonsync.local.presence import is_variant_here
 from tritonsync.remote.threads import in_parallel, start_thread
 from tritonsync.remote.waiting import Deadline
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 KIND = "triton"
 #: Bundles fetched ahead one by one, and how many at a time.
 MAX_SINGLE, SINGLE_AT_ONCE = 256, 4
+#: Bundles of many kernels fetched ahead at a time; the program's memory is its own.
+PARTS_AT_ONCE = 2
 #: After so many misses in a row the program is new to the bucket: each further question would cost it a round trip,
 #: and in the end the budget that graphs and uploads live on.
 MAX_MISSES = 64
@@ -153,6 +155,7 @@ class PlainKernels:
             self._cache_known.wait()
             deadline = Deadline(times.BACKGROUND_S)
             self._fetch_all(manifest, deadline)
+            self._fetch_parts(manifest, deadline)
             self._fetch_singly(manifest, deadline)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._context.waits.failed(exc)
@@ -165,7 +168,7 @@ class PlainKernels:
         if is_here(manifest, caches):
             return
         store = self._context.reader(deadline.left)
-        with host_lock(caches.plain_kernels(None), f"workload/{manifest.key}", timeout=deadline.left):
+        with self._context.host_lock(caches.plain_kernels(None), f"workload/{manifest.key}", deadline):
             # Another process of this host may have had the lock until now.
             wanted = {
                 (kernel.hash, kernel.content_id)
@@ -177,6 +180,20 @@ class PlainKernels:
                 if (kernel.hash, kernel.content_id) in wanted:
                     self._emit(kernel, caches.folder_of(kernel, manifest.kind))
 
+    def _fetch_parts(self, manifest: Manifest, deadline: Deadline) -> None:
+        """Bring the kernels here that were too many for the workload's bundle."""
+        caches = self._context.host().caches()
+        store = self._context.reader(deadline.left)
+
+        def fetch(entry: WorkloadEntry) -> None:
+            have = functools.partial(is_here, caches=caches)
+            found = store.load(KIND, entry.key, variants=(entry.variant,), have=have, timeout=deadline.left)
+            for loaded in found.bundles:
+                for kernel in loaded.bundle.kernels:
+                    self._emit(kernel, caches.folder_of(kernel, KIND))
+
+        in_parallel(fetch, filter(is_part, entries_of(manifest)), PARTS_AT_ONCE)
+
     def _fetch_singly(self, manifest: Manifest, deadline: Deadline) -> None:
         """Fetch the listed bundles whose kernels the workload's own lacks, and hold them until they are wanted."""
         held = {kernel.hash for kernel in manifest.kernels}
@@ -184,7 +201,10 @@ class PlainKernels:
         wanted = [
             entry
             for entry in entries_of(manifest)
-            if entry.kind == KIND and entry.key not in held and not is_variant_here(base / entry.key, entry.variant)
+            if entry.kind == KIND
+            and entry.key not in held
+            and not is_variant_here(base / entry.key, entry.variant)
+            and not is_part(entry)
         ]
         store = self._context.reader(deadline.left)
 

@@ -14,7 +14,14 @@ from tritonsync.format.bundle import GRAPHS
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.layout import workload_key
 from tritonsync.format.manifest import Manifest
-from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, workload_of_manifest
+from tritonsync.format.workload import (
+    LIST,
+    Workload,
+    WorkloadEntry,
+    bundle_of_workload,
+    is_part,
+    workload_of_manifest,
+)
 from tritonsync.store import Store
 
 __all__ = ["WorkloadRecord", "entries_of", "program_name"]
@@ -112,9 +119,9 @@ class WorkloadRecord:
         if newest is not None and newest.created < self._began:
             newest = None
         with self._lock:
-            kept = {entry for entry in self._last if (entry.kind, entry.key) in self._keys}
+            kept = {entry for entry in self._last if (entry.kind, entry.key) in self._keys or is_part(entry)}
             entries = kept | self._known | set(entries_of(newest))
-            wanted = {entry.key for entry in entries if entry.kind == "triton"}
+            wanted = {entry.key for entry in entries if entry.kind == "triton" and not is_part(entry)}
             wanted |= {key for key in self._kernels if ("triton", key) in self._keys}
         kernels = tuple(collect(wanted))
         if newest is not None and not {kernel.hash for kernel in newest.kernels} <= {kernel.hash for kernel in kernels}:

@@ -43,7 +43,8 @@ def trust_of(settings: Settings) -> TrustPolicy:
 def _read(variable: str, path: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
-    except OSError as exc:
+    except (OSError, RuntimeError) as exc:  # RuntimeError: `~name` of nobody
+        reason = getattr(exc, "strerror", None) or exc
         raise SettingsError(
-            f"{variable}: the key file {path} cannot be read: {exc.strerror or exc}", variable=variable, path=path
+            f"{variable}: the key file {path} cannot be read: {reason}", variable=variable, path=path
         ) from exc

@@ -14,16 +14,17 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tritonsync.errors import FormatError, PackError, RemoteError
+from tritonsync.errors import AccessDeniedError, FormatError, PackError, RemoteError
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import CHANGING, Bundle
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix, parse_manifest_name
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.signing import TrustPolicy
+from tritonsync.messages import warn_once
 from tritonsync.remote.bucket import Bucket, ObjectInfo
 from tritonsync.remote.waiting import Deadline
 
-__all__ = ["Found", "Loaded", "Reader"]
+__all__ = ["Found", "Loaded", "Reader", "granted"]
 
 log = logging.getLogger(__name__)
 
@@ -112,34 +113,49 @@ class Reader:
             only = [places[0].pack for places in rivals.values() if len(places) == 1]
             names += [name for name in only if name in listing and listing[name].size <= MAX_UNPROMISED_PACK]
         objects = self.bucket.get_many(names, timeout=deadline.left)
-        present: list[Manifest] = []
-        bundles: list[Loaded] = []
-        damaged: set[str] = set()
+        variants_found: list[Found] = []
+        failed: list[RemoteError] = []
         for variant, places in rivals.items():
-            candidates = self._candidates(kind, key, places, objects)
-            for found, place in candidates:
-                if found.environment.requires not in (None, self.cpu):
-                    damaged.discard(variant)  # good, but not for this host
-                    break
-                if have is not None and have(found):
-                    present.append(found)
-                    damaged.discard(variant)
-                    break
-                try:
-                    bundle = self._content(found, place, objects.get(place.pack), deadline)
-                except PackError:
-                    damaged.add(variant)
-                    continue
-                if bundle is not None:
-                    bundles.append(Loaded(bundle, found, place))
-                    damaged.discard(variant)
-                    break
-        return Found(tuple(bundles), tuple(present), self._autotune(autotune, objects, deadline), frozenset(damaged))
+            try:
+                variants_found.append(self._load_variant(kind, key, places, objects, have, deadline))
+            except RemoteError as exc:  # noqa: PERF203 - one variant's trouble is not that of the others
+                log.info("%s/%s: variant %s is left out: %s", kind, key, variant, exc)
+                failed.append(exc)
+        bundles = tuple(loaded for found in variants_found for loaded in found.bundles)
+        present = tuple(manifest for found in variants_found for manifest in found.present)
+        if failed and not bundles and not present:
+            raise failed[0]
+        damaged = frozenset(variant for found in variants_found for variant in found.damaged)
+        return Found(bundles, present, self._autotune(autotune, objects, deadline), damaged)
+
+    def _load_variant(
+        self,
+        kind: str,
+        key: str,
+        places: Iterable[BundlePlace],
+        objects: Objects,
+        have: Callable[[Manifest], bool] | None,
+        deadline: Deadline,
+    ) -> Found:
+        """Load the best bundle of one variant, unless it is here, or good but not for this host."""
+        damaged: frozenset[str] = frozenset()
+        for manifest, place in self._candidates(kind, key, places, objects):
+            if manifest.environment.requires not in (None, self.cpu):
+                return Found()
+            if have is not None and have(manifest):
+                return Found(present=(manifest,))
+            try:
+                bundle = self._content(manifest, place, objects.get(place.pack), deadline)
+            except PackError:
+                damaged = frozenset({place.variant})
+                continue
+            if bundle is not None:
+                return Found(bundles=(Loaded(bundle, manifest, place),))
+        return Found(damaged=damaged)
 
     def manifest(self, place: BundlePlace, *, timeout: float | None = None) -> Manifest | None:
-        """Fetch one manifest; None where it is missing or unfit."""
-        data = self.bucket.get(place.manifest, timeout=timeout)
-        return self._accept(place, data)
+        """Fetch one manifest; None where it is missing, refused or unfit."""
+        return self._accept(place, self.bucket.get_many([place.manifest], timeout=timeout)[place.manifest])
 
     def load_content(self, manifest: Manifest, *, timeout: float | None = None) -> Bundle | None:
         """Load the content that a manifest promises: from the pack, else from payloads and kernel folders.
@@ -168,8 +184,7 @@ class Reader:
         self, place: BundlePlace, data: bytes | RemoteError | None, trust: TrustPolicy | None = None
     ) -> Manifest | None:
         """Validate a manifest, its place and its signature; None, with one warning, if any of them is unfit."""
-        if isinstance(data, RemoteError):
-            raise data
+        data = granted(data)
         if data is None:
             return None
         try:
@@ -188,7 +203,9 @@ class Reader:
         """
         packed = None
         if found.pack is not None:
-            packed = pack if isinstance(pack, bytes) else self.bucket.get(place.pack, timeout=deadline.left)
+            if not isinstance(pack, (bytes, AccessDeniedError)):
+                pack = self.bucket.get_many([place.pack], timeout=deadline.left)[place.pack]
+            packed = granted(pack)
             try:
                 if packed is not None:
                     return packs.decode(packed, found)
@@ -199,9 +216,7 @@ class Reader:
         objects = self.bucket.get_many(names.values(), timeout=deadline.left)
         members: dict[str, bytes] = {}
         for member, name in names.items():
-            data = objects[name]
-            if isinstance(data, RemoteError):
-                raise data
+            data = granted(objects[name])
             if data is not None:
                 members[member] = data
         try:
@@ -225,6 +240,23 @@ class Reader:
             if accepted is not None:
                 return {name: text.encode() for name, text in (accepted.inline or {}).items()}
         return {}
+
+
+def granted(data: bytes | RemoteError | None) -> bytes | None:
+    """Return an object; one that was refused counts as missing, said once.
+
+    Whoever may list a bucket and is refused one object meets a matter of that object: another storage class, another
+    encryption key. A refusal that concerns everything is met by the listing, and raised there.
+
+    Raises:
+        RemoteError: the bucket could not be asked.
+    """
+    if isinstance(data, AccessDeniedError):
+        warn_once(log, "refused", "going on without one object: %s", data)
+        return None
+    if isinstance(data, RemoteError):
+        raise data
+    return data
 
 
 def rivals_in(listing: Listing) -> dict[str, list[BundlePlace]]:

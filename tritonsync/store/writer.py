@@ -25,7 +25,7 @@ from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import in_parallel
 from tritonsync.remote.waiting import Deadline
-from tritonsync.store.reader import Found, Listing, Loaded, Objects, Reader, fullest_first, rivals_in
+from tritonsync.store.reader import Found, Listing, Loaded, Objects, Reader, fullest_first, granted, rivals_in
 
 __all__ = ["Found", "Loaded", "Published", "Store"]
 
@@ -240,11 +240,11 @@ class Store(Reader):
         """Fetch the manifests of a variant; return where they lie, what they hold, and the listing without lost ones.
 
         One may be lost between the listing and the request: a server that ignores conditions replaces it, or somebody
-        has deleted it. It is not spoiled, only absent.
+        has deleted it. It is not spoiled, only absent, and so is one that this identity may not read.
         """
         places = rivals_in(listing).get(variant, [])
         objects = self.bucket.get_many([place.manifest for place in places], timeout=deadline.left)
-        lost = {name for name, data in objects.items() if data is None}
+        lost = {name for name, data in objects.items() if granted(data) is None}
         return (
             [place for place in places if place.manifest not in lost],
             objects,
@@ -263,9 +263,9 @@ class Store(Reader):
             return "bad", None
         if not reread:
             return "good", None
-        data = self.bucket.get(place.pack, timeout=deadline.left)
+        data = granted(self.bucket.get_many([place.pack], timeout=deadline.left)[place.pack])
         if data is None:
-            return "absent", None  # since it was listed
+            return "absent", None  # since it was listed, or for this identity
         try:
             bundle = packs.decode(data, manifest)
             return "good", _without(bundle, manifest.inline or ())

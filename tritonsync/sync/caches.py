@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -164,10 +165,10 @@ def restore(
     emitted, present, conflicts = 0, 0, []
     for kernel in bundle.kernels:
         folder = caches.folder_of(kernel, bundle.kind)
-        outcome = triton_cache.emit(kernel, folder, files=files).outcome
+        outcome = _emit(kernel, folder, files)
         if outcome == "lost_race":
             # What the winner wrote may be another build; the second look tells.
-            outcome = triton_cache.emit(kernel, folder, files=files).outcome
+            outcome = _emit(kernel, folder, files)
         if outcome in ("emitted", "repaired"):
             emitted += 1
         elif outcome in ("conflict", "busy", "lost_race"):
@@ -191,3 +192,15 @@ def sweep(caches: LocalCaches) -> int:
     """
     folders = {of(device) for of in (caches.graph_kernels, caches.plain_kernels) for device in _ANY_DEVICE}
     return inductor_cache.sweep(caches.inductor) + sum(map(triton_cache.sweep, folders))
+
+
+def _emit(kernel: Kernel, folder: Path, files: Files) -> triton_cache.Outcome:
+    """Write a kernel; where something else stands in its place that cannot be used, it stays, as a conflict."""
+    try:
+        return triton_cache.emit(kernel, folder, files=files).outcome
+    except LocalCacheError as exc:
+        # Where nothing stands, it is the disk or the whole folder, and no kernel will fare better.
+        if not os.path.lexists(folder / kernel.hash):
+            raise
+        log.warning("kernel %s is left out: %s", kernel.hash, exc)
+        return "conflict"

@@ -14,7 +14,7 @@ from tritonsync.errors import FormatError, UnknownWorkloadError
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.layout import workload_key
 from tritonsync.format.manifest import Manifest
-from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
+from tritonsync.format.workload import WorkloadEntry, is_part, workload_of_manifest
 from tritonsync.local.files import host_lock
 from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
 from tritonsync.remote.threads import Progress, in_parallel, start_thread
@@ -90,7 +90,7 @@ def pull(
     listed = workload_of_manifest(manifest)
     # Most kernels of no graph are in the workload's own bundle as well, which is here now.
     here = {kernel.hash for kernel in manifest.kernels}
-    wanted = [entry for entry in listed.entries if entry.kind != "triton" or entry.key not in here]
+    wanted = [entry for entry in listed.entries if entry.kind != "triton" or entry.key not in here or is_part(entry)]
     missing = [
         entry for entry in in_parallel(pulling.entry, wanted, BUNDLES_AT_ONCE, progress).values() if entry is not None
     ]

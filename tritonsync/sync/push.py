@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.bundle import CHANGING, GRAPHS, Bundle
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.value import bundle_of_value, facts_of_value
-from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
+from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_part, bundle_of_workload, checked_path
 from tritonsync.local import inductor_cache, triton_cache
 from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
 from tritonsync.local.inductor_cache import LocalValue
@@ -24,8 +24,14 @@ __all__ = ["Pushed", "push"]
 
 log = logging.getLogger(__name__)
 
-#: Bundles in flight at a time: enough to hide round trips, few enough to hold in memory.
+#: Hash and device.
+KernelName = tuple[str, "int | None"]
+
+#: Bundles of values in flight at a time: enough to hide round trips, few enough to hold in memory.
 BUNDLES_AT_ONCE = 4
+#: Kernels of no graph are packed up to so many bytes. One such bundle is in memory at a time, three times: its files,
+#: its pack, and what is being sent.
+MAX_PART = 8 * 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +71,11 @@ def push(
     Raises:
         RemoteError: the bucket could not be asked, or refused a write.
         LocalCacheError: a folder cannot be read.
+        FormatError: the path of Inductor's folder is not UTF-8; nothing is published then.
     """
     before = store.bucket.stats
+    # Before anything is published that a list with this path could not name.
+    inductor_dir = checked_path(str(caches.inductor))
     pushing = _Push(store, caches, timeout)
     values = list(inductor_cache.values(caches.inductor))
     results = [
@@ -74,20 +83,25 @@ def push(
         for result in in_parallel(pushing.value, values, BUNDLES_AT_ONCE, progress).values()
         if result is not None
     ]
-    entries = tuple(entry for entry, _ in results)
-    covered = {
-        (kernel.hash, device) for _, kernels in results for kernel in kernels for device in (kernel.device, None)
-    }
-    rest = tuple(_plain_kernels(triton_dir, covered))
-    if not entries and not rest:
+    entries = [entry for entry, _ in results]
+    of_values = {kernel for _, kernels in results for kernel in kernels}
+    covered = of_values | {(name, None) for name, _ in of_values}
+    # The last part is the workload's own bundle, which is published when all that it lists is there.
+    own: tuple[Kernel, ...] = ()
+    count = 0
+    for part in _parts(_plain_kernels(triton_dir, covered)):
+        if own:
+            entries.append(pushing.publish(bundle_of_part(own)))
+        own, count = part, count + len(part)
+    if not entries and not own:
         raise LocalCacheError(f"nothing to push: nothing in {caches.inductor} and {triton_dir} is finished and intact")
-    listed = Workload(inductor_dir=str(caches.inductor), entries=entries)
-    pushing.publish(bundle_of_workload(workload, listed, rest), inline=(LIST,))
+    listed = Workload(inductor_dir=inductor_dir, entries=tuple(entries))
+    pushing.publish(bundle_of_workload(workload, listed, own), inline=(LIST,))
     after = store.bucket.stats
     return Pushed(
-        kernels=len({(kernel.hash, kernel.device) for _, kernels in results for kernel in kernels}) + len(rest),
+        kernels=len(of_values) + count,
         kernels_new=len(pushing.kernels_new),
-        bundles=len(results) + 1,
+        bundles=len(entries) + 1,
         bundles_new=pushing.bundles_new,
         objects_created=after.objects_created - before.objects_created,
         bytes_uploaded=after.bytes_up - before.bytes_up,
@@ -105,8 +119,12 @@ class _Push:
         self.bundles_new = 0
         self._lock = threading.Lock()
 
-    def value(self, value: LocalValue) -> tuple[WorkloadEntry, tuple[Kernel, ...]] | None:
-        """Publish one value, and the autotune results that belong to it; None if it is gone meanwhile, or damaged."""
+    def value(self, value: LocalValue) -> tuple[WorkloadEntry, frozenset[KernelName]] | None:
+        """Publish one value, and the autotune results that belong to it; None if it is gone meanwhile, or damaged.
+
+        Returns:
+            what a workload says of it, and the names of its kernels: thousands of kernels would not stay in memory.
+        """
         try:
             data = inductor_cache.read_value(value)
         except LocalCacheError as exc:
@@ -119,14 +137,14 @@ class _Push:
             return None
         if value.kind not in GRAPHS:
             bundle = bundle_of_value(value.kind, value.key, data)
-            return self.publish(bundle), bundle.kernels
+            return self.publish(bundle), _names(bundle)
         facts = facts_of_value(data)
         bundle = gather(value.kind, value.key, data, facts, self.caches, cpu=self.store.cpu)
         entry = self.publish(bundle)
         results = payloads_of_results(results_of(self.autotune, facts))
         if results:
             self.store.publish_autotune(value.kind, value.key, results, timeout=self.timeout)
-        return entry, bundle.kernels
+        return entry, _names(bundle)
 
     def publish(self, bundle: Bundle, *, inline: Collection[str] = ()) -> WorkloadEntry:
         """Publish one bundle in full."""
@@ -141,7 +159,26 @@ class _Push:
         return WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
 
 
-def _plain_kernels(triton_dir: Path, covered: Collection[tuple[str, int | None]]) -> Iterator[Kernel]:
+def _names(bundle: Bundle) -> frozenset[KernelName]:
+    return frozenset((kernel.hash, kernel.device) for kernel in bundle.kernels)
+
+
+def _parts(kernels: Iterable[Kernel]) -> Iterator[tuple[Kernel, ...]]:
+    """Group kernels, as they come, into parts of at most `MAX_PART` bytes (or one kernel)."""
+    part: list[Kernel] = []
+    left = MAX_PART
+    for kernel in kernels:
+        size = sum(file.size for file in kernel.files)
+        if part and size > left:
+            yield tuple(part)
+            part, left = [], MAX_PART
+        part.append(kernel)
+        left -= size
+    if part:
+        yield tuple(part)
+
+
+def _plain_kernels(triton_dir: Path, covered: Collection[KernelName]) -> Iterator[Kernel]:
     """Collect the finished kernels that no value holds; one that cannot be read is left out whole."""
     for folder in triton_cache.scan(triton_dir):
         if (folder.hash, folder.device) in covered:
