@@ -1,6 +1,6 @@
-"""Every exception that tritonsync raises.
+"""Every exception that tritonsync raises. What they say holds no secrets, whatever it was put together from.
 
-Imports: nothing.
+Imports: messages.
 
 ::
 
@@ -31,6 +31,8 @@ attributes, as far as the place that raises knows them: `url`, `object_name` (be
 """
 
 from __future__ import annotations
+
+from tritonsync.messages import redact
 
 __all__ = [
     "AccessDeniedError",
@@ -77,8 +79,9 @@ class TritonSyncError(Exception):
         variable: str | None = None,
         workload: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.url, self.object_name, self.path = url, object_name, path
+        super().__init__(redact(message))
+        self.url = None if url is None else redact(url)
+        self.object_name, self.path = object_name, path
         self.variable, self.workload = variable, workload
 
 

@@ -8,7 +8,7 @@
     transfer.py (push, pull), look.py (ls, show), verify.py, run.py, demo.py
                  the commands
 
-Imports: errors, times, settings, _version, format, local, remote, store, sync, watch, demo.
+Imports: errors, times, messages, settings, _version, format, local, remote, store, sync, watch, demo.
 """
 
 import io

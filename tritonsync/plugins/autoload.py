@@ -21,6 +21,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from tritonsync.errors import SettingsError
+from tritonsync.messages import traceback_of
 from tritonsync.session.process import no_fork
 from tritonsync.settings import Settings
 
@@ -58,14 +59,14 @@ def activate() -> None:
     except SettingsError as exc:
         log.warning("tritonsync stays off: %s", exc)
         return
-    except Exception:
-        log.warning("tritonsync stays off", exc_info=True)
+    except Exception as exc:  # noqa: BLE001 - said; `import torch` goes on
+        log.warning("tritonsync stays off\n%s", traceback_of(exc))
         return
     if settings.is_active or settings.report_dir is not None:
         try:
             _activate(settings)
-        except Exception:
-            log.warning("tritonsync stays off", exc_info=True)
+        except Exception as exc:  # noqa: BLE001 - said; `import torch` goes on
+            log.warning("tritonsync stays off\n%s", traceback_of(exc))
 
 
 def install(settings: Settings | None = None) -> None:
@@ -122,14 +123,14 @@ def _call(target: str, settings: Settings, module: ModuleType) -> None:
             _start(settings)
         name, _, function = target.partition(":")
         getattr(importlib.import_module(name), function)(module)
-    except Exception:
+    except Exception as exc:
         if settings.report_dir is not None:
             from tritonsync.watch.report import Reporter
 
             Reporter(settings.report_dir).say("blind", name=module.__name__)
         if settings.strict:
             raise
-        log.warning("tritonsync stays out of %s", module.__name__, exc_info=True)
+        log.warning("tritonsync stays out of %s\n%s", module.__name__, traceback_of(exc))
 
 
 def _watch(folder: str) -> None:
@@ -158,8 +159,8 @@ def _make_contact(settings: Settings) -> None:
             now = session.start(settings)
         if now is not None:
             now.begin()
-    except Exception:
-        log.warning("no contact with the bucket", exc_info=True)
+    except Exception as exc:  # noqa: BLE001 - said; `import torch` goes on
+        log.warning("no contact with the bucket\n%s", traceback_of(exc))
 
 
 def _is_being_imported(module: ModuleType) -> bool:

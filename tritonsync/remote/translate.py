@@ -21,6 +21,7 @@ from tritonsync.errors import (
     SettingsError,
     TritonSyncError,
 )
+from tritonsync.messages import redact
 from tritonsync.remote.url import Address
 
 __all__ = ["Failure", "exists_already", "is_missing", "refuses_conditions", "translated"]
@@ -156,7 +157,7 @@ def _answer(exc: BaseException) -> tuple[int | None, str]:
 
 
 def _reason(exc: BaseException) -> str:
-    text = " ".join(str(exc).split())
+    text = redact(" ".join(str(exc).split()))  # first: half a secret would not be known for one
     return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__
 
 
