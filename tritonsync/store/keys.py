@@ -20,7 +20,9 @@ def signer_of(settings: Settings) -> Signer | None:
     if settings.signing_key is None:
         return None
     variable = VARIABLES["signing_key"][0]
-    return Signer.from_pem(_read(variable, settings.signing_key), f"{variable}={settings.signing_key}")
+    return Signer.from_pem(
+        _read(variable, settings.signing_key), f"{variable}={settings.signing_key}", settings.namespace
+    )
 
 
 def trust_of(settings: Settings) -> TrustPolicy:
@@ -37,7 +39,7 @@ def trust_of(settings: Settings) -> TrustPolicy:
             TrustPolicy.from_pems(pems[-1:])
         except SettingsError as exc:
             raise SettingsError(f"{variable}, {path}: {exc}", variable=variable, path=path) from exc
-    return TrustPolicy.from_pems(pems)
+    return TrustPolicy.from_pems(pems, settings.namespace)
 
 
 def _read(variable: str, path: str) -> bytes:
