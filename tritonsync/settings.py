@@ -50,6 +50,7 @@ class Settings:
         inductor_dir: where torch was told to keep Inductor's cache; None: its default.
         triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
+        launch_rank: which of the processes of a job this is, as its launcher (torchrun) says; None: it has no launcher.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
     """
 
@@ -70,6 +71,7 @@ class Settings:
     inductor_dir: str | None = None
     triton_dir: str | None = None
     cpu_capability: str | None = None
+    launch_rank: str | None = None
     report_dir: str | None = None
 
     def __repr__(self) -> str:
@@ -194,6 +196,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "inductor_dir": ("TORCHINDUCTOR_CACHE_DIR", _text),
     "triton_dir": ("TRITON_CACHE_DIR", _text),
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
+    "launch_rank": ("RANK", _text),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
 }
 
