@@ -15,6 +15,7 @@ Imports: messages.
     │   ├── ValueSplitError                       a skeleton and kernels that do not make up the value
     │   └── TrustError                            a signature that is missing, unknown or wrong
     ├── LocalCacheError (OSError)                 a folder of this host cannot be read or written
+    │   └── UnsafeFolderError                     ... or others could have put code into it
     ├── RemoteError (OSError)                     the bucket answered with an error
     │   ├── AccessDeniedError (PermissionError)   it refused this identity
     │   ├── BucketNotFoundError (FileNotFoundError)
@@ -54,6 +55,7 @@ __all__ = [
     "TritonSyncError",
     "TrustError",
     "UnknownWorkloadError",
+    "UnsafeFolderError",
     "ValueSplitError",
 ]
 
@@ -123,6 +125,10 @@ class TrustError(FormatError):
 
 class LocalCacheError(TritonSyncError, OSError):
     """A folder or file of this host's caches cannot be read or written; the message names it."""
+
+
+class UnsafeFolderError(LocalCacheError):
+    """A cache folder into which another user of this host can write; it is neither read nor written."""
 
 
 class RemoteError(TritonSyncError, OSError):

@@ -30,7 +30,15 @@ from pathlib import Path
 
 from tritonsync.errors import FormatError
 from tritonsync.format.layout import check_name
-from tritonsync.local.files import HIDDEN_PREFIX, Written, disk_errors, read_file, remove_stale, write_hidden
+from tritonsync.local.files import (
+    HIDDEN_PREFIX,
+    Written,
+    check_owner,
+    disk_errors,
+    read_file,
+    remove_stale,
+    write_hidden,
+)
 
 __all__ = [
     "VALUE_KINDS",
@@ -99,11 +107,13 @@ def pgo_key(key: str) -> str:
 
 
 def values(inductor_dir: Path) -> Iterator[LocalValue]:
-    """Yield every value in the folder, sorted by kind, key and name.
+    """Yield every value in the folder, sorted by kind, key and name; links are none.
 
     Raises:
+        UnsafeFolderError: others may write into it.
         LocalCacheError: a folder cannot be listed.
     """
+    check_owner(inductor_dir)
     for kind, top, depth in (("aot_autograd", "aotautograd", 1), ("dynamo", "dynamo", 1), ("fx_graph", "fxgraph", 2)):
         folders = [inductor_dir / top]
         for _ in range(depth):
@@ -122,17 +132,13 @@ def _listing(directory: Path, *, folders: bool) -> list[str]:
         try:
             with os.scandir(directory) as entries:
                 return sorted(
-                    entry.name for entry in entries if not entry.name.startswith(".") and _is_a(entry, folder=folders)
+                    entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                    and (entry.is_dir(follow_symlinks=False) if folders else entry.is_file(follow_symlinks=False))
                 )
         except (FileNotFoundError, NotADirectoryError):
             return []
-
-
-def _is_a(entry: os.DirEntry[str], *, folder: bool) -> bool:
-    try:
-        return entry.is_dir() if folder else entry.is_file()
-    except OSError:  # a link that leads back to itself
-        return False
 
 
 def read_value(value: LocalValue) -> bytes | None:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
-from tritonsync import times
 from tritonsync.errors import FormatError, UnknownWorkloadError
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.layout import workload_key
@@ -172,8 +171,7 @@ class _Pull:
         return is_key_here(self.caches.inductor, entry.kind, entry.key)
 
     def _host_lock(self, kind: str, key: str) -> AbstractContextManager[bool]:
-        wait = times.LOCK_S if self.timeout is None else self.timeout
-        return host_lock(self.caches.inductor, f"{kind}/{key}", timeout=wait)
+        return host_lock(self.caches.inductor, f"{kind}/{key}", timeout=self.timeout)
 
     def _count_present(self, manifest: Manifest) -> None:
         with self._lock:
