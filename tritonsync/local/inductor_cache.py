@@ -46,6 +46,7 @@ __all__ = [
     "default_inductor_dir",
     "is_intact",
     "pgo_key",
+    "public_path",
     "read_value",
     "sweep",
     "triton_dir",
@@ -80,11 +81,27 @@ def default_inductor_dir(given: str | None = None, user: str | None = None) -> P
     if given is not None:
         return Path(os.path.abspath(given))  # Path.absolute keeps `..`, torch does not
     if user is None:
-        try:
-            user = getpass.getuser()
-        except (KeyError, ModuleNotFoundError, OSError):
-            user = f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
+        user = _user()
     return Path(tempfile.gettempdir(), "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, ModuleNotFoundError, OSError):
+        return f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
+
+
+def public_path(path: str) -> str:
+    """Return a path as it may be told to others: without this user's home folder, and without a user's name."""
+    home = os.path.expanduser("~").rstrip(os.sep)
+    if home not in ("", "~") and (path == home or path.startswith(home + os.sep)):
+        return f"~{path[len(home) :]}"
+    path = re.sub(r"(?<=/home/)[^/]+|(?<=/Users/)[^/]+", "<user>", path)
+    for name in (_user(), re.sub(r'[\\/:*?"<>|]', "_", _user())):
+        if name not in ("", "root"):  # which is nobody's name
+            path = re.sub(rf"(?<![A-Za-z0-9<]){re.escape(name)}(?![A-Za-z0-9>])", "<user>", path)
+    return path
 
 
 def triton_dir(inductor_dir: Path, device: int | None, given: str | None = None) -> Path:

@@ -42,7 +42,8 @@ class Pulled:
         missing: keys of those that could not be had.
         bytes_downloaded: from the bucket.
         requests: to the bucket.
-        written_at: the writer's Inductor folder.
+        written_at: the writer's Inductor folder, for people.
+        same_path: whether this host's has the same path.
     """
 
     kernels: int
@@ -54,6 +55,7 @@ class Pulled:
     bytes_downloaded: int
     requests: int
     written_at: str
+    same_path: bool
 
 
 def pull(
@@ -101,6 +103,7 @@ def pull(
         bytes_downloaded=after.bytes_down - before.bytes_down,
         requests=after.requests - before.requests,
         written_at=listed.inductor_dir,
+        same_path=listed.is_made_in(str(caches.inductor)),
     )
 
 

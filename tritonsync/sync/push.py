@@ -12,7 +12,7 @@ from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.bundle import CHANGING, GRAPHS, Bundle
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.value import bundle_of_value, facts_of_value
-from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
+from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, path_id
 from tritonsync.local import inductor_cache, triton_cache
 from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
 from tritonsync.local.inductor_cache import LocalValue
@@ -81,7 +81,8 @@ def push(
     rest = tuple(_plain_kernels(triton_dir, covered))
     if not entries and not rest:
         raise LocalCacheError(f"nothing to push: nothing in {caches.inductor} and {triton_dir} is finished and intact")
-    listed = Workload(inductor_dir=str(caches.inductor), entries=entries)
+    made_in = str(caches.inductor)
+    listed = Workload(inductor_dir=inductor_cache.public_path(made_in), entries=entries, path_id=path_id(made_in))
     pushing.publish(bundle_of_workload(workload, listed, rest), inline=(LIST,))
     after = store.bucket.stats
     return Pushed(
