@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from tritonsync.errors import SettingsError
+from tritonsync.plugins import autoload
+from tritonsync.session import session
 from tritonsync.settings import Settings
 
 KEYS = "TRITONSYNC_TRUSTED_KEYS"
@@ -45,3 +49,22 @@ def test_several_keys_are_taken_as_they_stand() -> None:
 def test_an_argument_wins_over_a_variable_that_cannot_be_understood() -> None:
     """As for every other setting."""
     assert Settings.from_env({KEYS: ":"}, trusted_keys=("/a.pem",)).trusted_keys == ("/a.pem",)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [(KEYS, os.pathsep), (KEYS, ""), ("TRITONSYNC_SIGNING_KEY", " "), ("TRITONSYNC_NAMESPACE", "")],
+)
+def test_the_plugin_stays_off_where_a_key_names_nothing(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so in one line, asks the bucket for nothing and hooks nothing; `import torch` goes on."""
+    monkeypatch.setenv("TRITONSYNC_URL", str(tmp_path / "bucket"))
+    monkeypatch.setenv(variable, value)
+    before = list(sys.meta_path)
+    autoload.activate()
+    assert sys.meta_path == before
+    assert session.current() is None
+    assert [variable in record.getMessage() for record in caplog.records] == [True]
+    with pytest.raises(SettingsError, match=variable):
+        autoload.install()

@@ -254,10 +254,11 @@ def test_bundles_of_two_namespaces_stand_side_by_side() -> None:
 
 def test_a_policy_that_includes_a_signer_keeps_its_namespace() -> None:
     """A writer takes for published what counts in its namespace."""
-    own = TrustPolicy(namespace="a").including(Signer(KEY, "a"))
-    own.check(Signer(KEY, "a").sign(MANIFEST), "m")
-    with pytest.raises(TrustError):
-        own.check(SIGNER.sign(MANIFEST), "m")
+    for policy in (TrustPolicy(namespace="a"), TrustPolicy(), TrustPolicy.from_pems([_public_pem(OTHER)], "a")):
+        own = policy.including(Signer(KEY, "a"))
+        own.check(Signer(KEY, "a").sign(MANIFEST), "m")
+        with pytest.raises(TrustError):
+            own.check(SIGNER.sign(MANIFEST), "m")
 
 
 def test_made_keys_sign_and_verify() -> None:

@@ -17,6 +17,7 @@ from tritonsync import times
 from tritonsync.errors import LocalCacheError, UnsafeFolderError
 from tritonsync.format.bundle import Digest
 from tritonsync.local import files, inductor_cache
+from tritonsync.local.autotune import AutotuneResult, autotune_results, write_autotune
 from tritonsync.local.emit import emit
 from tritonsync.local.files import LOCKS, check_owner, host_lock, read_file, write_hidden
 from tritonsync.local.presence import is_damaged, is_kernel_here, is_key_here, is_value_here
@@ -221,6 +222,19 @@ def test_values_that_are_links_are_not_followed(tmp_path: Path) -> None:
     assert not is_key_here(cache, "pgo", "job")
     assert inductor_cache.write_value(cache, "pgo", "job", b"new").outcome == "kept"
     assert secret.read_bytes() == b"value"
+
+
+def test_an_autotune_result_that_is_a_link_stays_as_it_is(tmp_path: Path) -> None:
+    """It is neither published nor written through, and stops nothing."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b'{"secret": 1}')
+    cache = tmp_path / "cache"
+    (cache / "ab").mkdir(parents=True)
+    name = f"{'0' * 64}.best_config"
+    (cache / "ab" / name).symlink_to(secret)
+    assert autotune_results(cache) == ()
+    assert write_autotune(cache, AutotuneResult("ab", name, b'{"ours": 1}')).outcome == "kept"
+    assert secret.read_bytes() == b'{"secret": 1}'
 
 
 def test_only_regular_files_are_read(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class Signer:
 
     def __init__(self, private: Ed25519PrivateKey, namespace: str = "") -> None:
         self._private = private
-        self._namespace = namespace
+        self.namespace = namespace
         self.public = private.public_key()
         self.key_id = key_id(self.public, namespace)
 
@@ -102,7 +102,7 @@ class Signer:
     def sign(self, manifest: Manifest) -> Manifest:
         """Return the manifest with this key's signature in place of any other."""
         # The id of the key is part of the bundle's name, not of the signed bytes: it says which key to try, no more.
-        covered = _covered(signed_bytes(manifest), self._namespace)
+        covered = _covered(signed_bytes(manifest), self.namespace)
         signature = base64.b64encode(self._private.sign(covered)).decode()
         return msgspec.structs.replace(manifest, signature=Signature(key_id=self.key_id, ed25519=signature))
 
@@ -146,7 +146,8 @@ class TrustPolicy:
 
     def including(self, signer: Signer) -> TrustPolicy:
         """Return a policy that trusts this signer too; where everything was trusted, this signer alone."""
-        return TrustPolicy({**self._keys, signer.key_id: signer.public}, self._namespace)
+        namespace = self._namespace if self._keys else signer.namespace
+        return TrustPolicy({**self._keys, signer.key_id: signer.public}, namespace)
 
     def accept(self, data: bytes, place: BundlePlace) -> Manifest:
         """Read a manifest, if it is signed by whom this policy trusts and may stand where it stands.
