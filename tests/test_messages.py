@@ -67,6 +67,7 @@ def test_secrets_are_left_out(text: str) -> None:
         "ClientError: An error occurred (InvalidToken) when calling PutObject: The provided token is malformed",
         "NoAuthTokenError: Error loading SSO Token: Token for x does not exist",
         "bundles/x/manifest.json: signed by key '0123456789abcdef', which is not trusted here",
+        "max_tokens=2048, num_tokens = 4, tokenizer='llama', token_count=7",
         "the signature of key 0123456789abcdef is wrong",
         "kernel triton_poi_fused_5: its files are not those of content id 9f86",
     ],
@@ -128,7 +129,7 @@ def test_warnings_hold_no_secret_of_a_cause(caplog: pytest.LogCaptureFixture, mo
     assert "it failed: OSError('token=***" in caplog.text
 
 
-@pytest.mark.parametrize("url", [f"s3://key:{SECRET}@bucket/p", "gs://hunter2@bucket/p"])
+@pytest.mark.parametrize("url", [f"s3://key:{SECRET}@bucket/p", "GS://hunter2@bucket/p"])
 def test_credentials_in_the_url_of_an_object_store_are_refused(url: str) -> None:
     """No client reads them there, and the message shows where they go, but not them."""
     with pytest.raises(SettingsError, match=r"\*\*\*@bucket.*holds credentials") as caught:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 _HIDDEN = "***"
 #: Words in the names of what is secret: `X-Amz-Security-Token`, `aws_secret_access_key`, `sig`, `password`.
 _NAME = (
-    r"(?:token|secret|signature|credential|passw(?:or)?d|passphrase|authorization|api[_-]?key|access[_-]?key"
+    r"(?:token(?!s|iz|_c)|secret|signature|credential|passw(?:or)?d|passphrase|authorization|api[_-]?key|access[_-]?key"
     r"|account[_-]?key|private[_-]?key|customer[_-]?key|(?:(?<![a-z])|(?<=%3f)|(?<=%26))(?:sig|pwd)(?![a-z_-]))"
 )
 #: Each is linear in the text: foreign messages, and names in a bucket, may be of any length.

@@ -160,7 +160,7 @@ def _object_store(url: str, protocol: str, rest: str) -> Address:
     bucket = arn.group(1) if arn else rest.partition("/")[0]
     if not bucket:
         raise SettingsError(f"{url!r} names no bucket; write {protocol}://bucket/prefix", url=url)
-    if redact(url).startswith(f"{protocol}://***@"):
+    if redact(f"{protocol}://{rest}").startswith(f"{protocol}://***@"):
         raise SettingsError(
             f"{url!r} holds credentials, which do not belong there; write {protocol}://bucket/prefix, and give them as "
             "the cloud's own variables and files do, or as TRITONSYNC_STORAGE_OPTIONS",
