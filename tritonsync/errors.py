@@ -1,6 +1,6 @@
-"""Every exception that tritonsync raises.
+"""Every exception that tritonsync raises. What they say holds no secrets, whatever it was put together from.
 
-Imports: nothing.
+Imports: redaction.
 
 ::
 
@@ -15,6 +15,7 @@ Imports: nothing.
     │   ├── ValueSplitError                       a skeleton and kernels that do not make up the value
     │   └── TrustError                            a signature that is missing, unknown or wrong
     ├── LocalCacheError (OSError)                 a folder of this host cannot be read or written
+    │   └── UnsafeFolderError                     ... or others could have put code into it
     ├── RemoteError (OSError)                     the bucket answered with an error
     │   ├── AccessDeniedError (PermissionError)   it refused this identity
     │   ├── BucketNotFoundError (FileNotFoundError)
@@ -31,6 +32,8 @@ attributes, as far as the place that raises knows them: `url`, `object_name` (be
 """
 
 from __future__ import annotations
+
+from tritonsync.redaction import redact
 
 __all__ = [
     "AccessDeniedError",
@@ -52,6 +55,7 @@ __all__ = [
     "TritonSyncError",
     "TrustError",
     "UnknownWorkloadError",
+    "UnsafeFolderError",
     "ValueSplitError",
 ]
 
@@ -77,8 +81,9 @@ class TritonSyncError(Exception):
         variable: str | None = None,
         workload: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.url, self.object_name, self.path = url, object_name, path
+        super().__init__(redact(message))
+        self.url = None if url is None else redact(url)
+        self.object_name, self.path = object_name, path
         self.variable, self.workload = variable, workload
 
 
@@ -120,6 +125,10 @@ class TrustError(FormatError):
 
 class LocalCacheError(TritonSyncError, OSError):
     """A folder or file of this host's caches cannot be read or written; the message names it."""
+
+
+class UnsafeFolderError(LocalCacheError):
+    """A cache folder into which another user of this host can write; it is neither read nor written."""
 
 
 class RemoteError(TritonSyncError, OSError):

@@ -3,7 +3,7 @@
 A thousand graphs that meet one broken bucket are one line, and of eight ranks that write to one terminal each says
 which it is. Standard library only.
 
-Imports: settings.
+Imports: settings, redaction.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 
+from tritonsync.redaction import redact, traceback_of
 from tritonsync.settings import launched_rank
 
 __all__ = ["name_speaker", "speaker", "warn_once"]
@@ -24,7 +25,10 @@ def warn_once(
     """Log a warning, unless this process has said one of this cause; later ones go to the debug log."""
     level = logging.DEBUG if cause in _said else logging.WARNING
     _said.add(cause)
-    log.log(level, message, *args, exc_info=exc_info)
+    if not log.isEnabledFor(level):
+        return
+    text = redact(message % args if args else message)
+    log.log(level, "%s", text if exc_info is None else f"{text}\n{traceback_of(exc_info)}")
 
 
 def speaker() -> str:

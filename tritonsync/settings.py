@@ -1,9 +1,11 @@
 """What the user chose. Standard library only, and the only file that reads `os.environ`.
 
 Each setting is taken from the argument, else from its variable, else from the default; an empty variable counts as
-unset. A value that cannot be understood is a `SettingsError` that names the variable.
+unset. Not so for a setting that protects: there an empty value, such as two unset variables joined by a colon, would
+quietly mean "trust everything", and is an error. A value that cannot be understood is a `SettingsError` that names the
+variable.
 
-Imports: errors, times.
+Imports: errors, times, redaction.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 from tritonsync import times
 from tritonsync.errors import SettingsError
+from tritonsync.redaction import redact
 
-__all__ = ["VARIABLES", "Files", "Mode", "Settings", "launched_rank"]
+__all__ = ["PROTECTING", "VARIABLES", "Files", "Mode", "Settings", "launched_rank"]
 
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
@@ -39,13 +42,15 @@ class Settings:
         flush_s: seconds that the upload of the rest may take at exit.
         signing_key: path of an Ed25519 private key (PEM); manifests are signed with it.
         trusted_keys: paths of Ed25519 public keys (PEM); when there are any, everything else is refused.
+        namespace: part of what is signed; a signature that was made in another namespace does not count.
         storage_options: passed to the fsspec filesystem untouched.
         strict: raise inside plugins instead of falling back to a normal compile (tests, CI).
-        quiet: no summary line at exit.
+        quiet: no line at the start and none at exit.
         force_disable_caches: torch's own master switch.
         inductor_dir: where torch was told to keep Inductor's cache; None: its default.
         triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
+        launch_rank: which of the processes of a job this is, as its launcher (torchrun) says; None: it has no launcher.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
     """
 
@@ -58,6 +63,7 @@ class Settings:
     flush_s: float = times.FLUSH_S
     signing_key: str | None = None
     trusted_keys: tuple[str, ...] = ()
+    namespace: str = ""
     storage_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     strict: bool = False
     quiet: bool = False
@@ -65,7 +71,12 @@ class Settings:
     inductor_dir: str | None = None
     triton_dir: str | None = None
     cpu_capability: str | None = None
+    launch_rank: str | None = None
     report_dir: str | None = None
+
+    def __repr__(self) -> str:
+        shown = (f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self) if field.repr)
+        return redact(f"Settings({', '.join(shown)})")
 
     @property
     def is_active(self) -> bool:
@@ -98,8 +109,8 @@ class Settings:
         env = os.environ if environ is None else environ
         values = {name: value for name, value in given.items() if value is not None}
         for field, (variable, parse) in VARIABLES.items():
-            if field not in values and env.get(variable, "") != "":
-                values[field] = parse(variable, env[variable])
+            if field not in values and (text := env.get(variable)) is not None and (text or field in PROTECTING):
+                values[field] = parse(variable, text)
         return cls(**values)
 
 
@@ -156,8 +167,19 @@ def _choice(options: tuple[T, ...]) -> Callable[[str, str], T]:
     return parse
 
 
-def _paths(_variable: str, text: str) -> tuple[str, ...]:
-    return tuple(path for path in text.split(os.pathsep) if path)
+def _named(variable: str, text: str) -> str:
+    if not text.strip():
+        raise SettingsError(f"{variable} is set and empty; give it a value, or unset it", variable=variable)
+    return text
+
+
+def _paths(variable: str, text: str) -> tuple[str, ...]:
+    paths = tuple(_named(variable, text).split(os.pathsep))
+    if not all(path.strip() for path in paths):
+        raise SettingsError(
+            f"{variable}={text!r} has an empty path in it; separate paths by one {os.pathsep!r} each", variable=variable
+        )
+    return paths
 
 
 def _json_object(variable: str, text: str) -> dict[str, Any]:
@@ -178,8 +200,9 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "files": ("TRITONSYNC_FILES", _choice(get_args(Files))),
     "budget_s": ("TRITONSYNC_BUDGET_S", _seconds),
     "flush_s": ("TRITONSYNC_FLUSH_S", _seconds),
-    "signing_key": ("TRITONSYNC_SIGNING_KEY", _text),
+    "signing_key": ("TRITONSYNC_SIGNING_KEY", _named),
     "trusted_keys": ("TRITONSYNC_TRUSTED_KEYS", _paths),
+    "namespace": ("TRITONSYNC_NAMESPACE", _named),
     "storage_options": ("TRITONSYNC_STORAGE_OPTIONS", _json_object),
     "strict": ("TRITONSYNC_STRICT", _switch),
     "quiet": ("TRITONSYNC_QUIET", _switch),
@@ -187,5 +210,9 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "inductor_dir": ("TORCHINDUCTOR_CACHE_DIR", _text),
     "triton_dir": ("TRITON_CACHE_DIR", _text),
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
+    "launch_rank": ("RANK", _text),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
 }
+
+#: Fields of which the variable may not be set and empty.
+PROTECTING = frozenset({"signing_key", "trusted_keys", "namespace"})

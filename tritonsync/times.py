@@ -62,8 +62,13 @@ SECOND_LOOK_S = 0.5
 
 #: For a request of a command with its repetitions: it is asked to get something done, so it is patient.
 COMMAND_S = 300.0
-#: For another process of this host that fetches the same bundle, before a command fetches it too.
-LOCK_S = 120.0
+
+# ---- other processes of this host ---------------------------------------------------------------------------------
+
+#: For one that fetches the same bundle, before it is fetched here too.
+LOCK_S = 15.0
+#: For all locks that were not to be had, in one process.
+LOCKS_S = 30.0
 
 # ---- folders -----------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@
     app.py       the program: its commands, and what becomes of errors
     options.py   options that several commands have, and what is opened with them
     output.py    text, tables, progress bars, JSON
-    transfer.py (push, pull), look.py (ls, show), verify.py, run.py, demo.py
+    transfer.py (push, pull), look.py (ls, show), verify.py, run.py, keygen.py, demo.py
                  the commands
 
-Imports: errors, times, settings, _version, format, local, remote, store, sync, watch, demo.
+Imports: errors, times, redaction, settings, _version, format, local, remote, store, sync, watch, demo.
 """
 
 import io

@@ -193,7 +193,18 @@ def local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path
 
     Raises:
         LocalCacheError: an option names what is no folder.
+        UnsafeFolderError: others may write into one of them.
     """
+    from tritonsync.local.files import check_owner
+    from tritonsync.sync.caches import check_caches
+
+    caches, kernels = _local_caches(settings, inductor_dir, triton_dir)
+    check_caches(caches)
+    check_owner(kernels)
+    return caches, kernels
+
+
+def _local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path | None) -> tuple[LocalCaches, Path]:
     from tritonsync.local.inductor_cache import default_inductor_dir
     from tritonsync.sync.caches import LocalCaches
 

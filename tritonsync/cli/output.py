@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tritonsync.redaction import redact, redacted
+
 if TYPE_CHECKING:
     from tritonsync.remote.threads import Progress
 
@@ -21,7 +23,7 @@ __all__ = ["Output", "age", "amount", "complain", "is_terminal", "size"]
 def complain(text: str) -> None:
     """Print one line on stderr."""
     if sys.stderr is not None:  # it is where a service was started without
-        print(f"tritonsync: {_printable(' '.join(text.split()))}", file=sys.stderr, flush=True)
+        print(f"tritonsync: {_printable(redact(' '.join(text.split())))}", file=sys.stderr, flush=True)
 
 
 def _printable(text: str) -> str:
@@ -47,17 +49,17 @@ class Output:
     def say(self, text: str = "") -> None:
         """Print a line of text; nothing with `--json`."""
         if not self.as_json:
-            print(_printable(text), flush=True)
+            print(_printable(redact(text)), flush=True)
 
     def result(self, data: Mapping[str, Any], text: str) -> None:
         """Print the result: as one JSON object, or as text."""
-        print(json.dumps(data, indent=2) if self.as_json else _printable(text), flush=True)
+        print(json.dumps(redacted(data), indent=2) if self.as_json else _printable(redact(text)), flush=True)
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; columns of numbers are aligned right. Nothing without rows, or with `--json`."""
         if self.as_json or not rows:
             return
-        rows = [[_printable(cell) for cell in row] for row in rows]
+        rows = [[_printable(redact(cell)) for cell in row] for row in rows]
         right = [
             all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(headers))
         ]

@@ -11,6 +11,7 @@ import typer
 
 from tritonsync.cli.output import complain
 from tritonsync.errors import SettingsError
+from tritonsync.redaction import redacted
 
 __all__ = ["RUN_SETTINGS", "run"]
 
@@ -44,7 +45,7 @@ def run(
     watched = watch(command, Settings.from_env())
     if report is not None:
         document = {**dataclasses.asdict(watched), "warm": watched.is_warm, "reasons": list(watched.reasons())}
-        report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        report.write_text(json.dumps(redacted(document), indent=2) + "\n", encoding="utf-8")
     if assert_warm and not watched.is_warm:
         for reason in watched.reasons():
             complain(f"not warm: {reason}")

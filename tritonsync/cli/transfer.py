@@ -132,7 +132,6 @@ def pull(
         pulled = pull_workload(store, caches, name, files=wanted, progress=progress)
     seconds = round(time.perf_counter() - started, 3)
     requests = connection.bucket.stats.requests
-    same_path = pulled.written_at == str(caches.inductor)
     output.result(
         {
             "url": connection.bucket.url,
@@ -140,7 +139,6 @@ def pull(
             "inductor_dir": str(caches.inductor),
             "triton_dir": str(kernels),
             **dataclasses.asdict(pulled),
-            "same_path": same_path,
             "requests": requests,
             "seconds": seconds,
         },
@@ -160,7 +158,7 @@ def pull(
             f"warning: {amount(len(pulled.missing), 'bundle')} of the workload could not be had: "
             f"{', '.join(pulled.missing[:_SHOWN])}{more}"
         )
-    if not same_path and pulled.bundles > 1:
+    if not pulled.same_path and pulled.bundles > 1:
         complain(
             f"note: the workload was published from cache folder {pulled.written_at}, and this is {caches.inductor}; "
             "without tritonsync, a program looks autotune results up where its graphs were compiled, and is fully warm "

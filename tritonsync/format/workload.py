@@ -20,6 +20,7 @@ __all__ = [
     "bundle_of_workload",
     "checked_path",
     "is_part",
+    "path_id",
     "workload_of_manifest",
 ]
 
@@ -41,12 +42,23 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """What a run used.
 
     Attributes:
-        inductor_dir: the writer's Inductor folder, whose path its values hold.
+        inductor_dir: the writer's Inductor folder, whose path its values hold; for people, so without a user's name.
         entries: sorted.
+        path_id: tells whether another folder has the very same path, see `path_id`; None in buckets written before.
     """
 
     inductor_dir: str
     entries: tuple[WorkloadEntry, ...]
+    path_id: str | None = None
+
+    def is_made_in(self, inductor_dir: str) -> bool:
+        """Whether the writer's Inductor folder has this path."""
+        return self.inductor_dir == inductor_dir if self.path_id is None else self.path_id == path_id(inductor_dir)
+
+
+def path_id(path: str) -> str:
+    """Return the first 16 hex digits of sha256 over a path: enough to compare it, without naming it."""
+    return hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def bundle_of_workload(name: str, workload: Workload, kernels: tuple[Kernel, ...] = ()) -> Bundle:

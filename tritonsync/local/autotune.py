@@ -20,7 +20,7 @@ from typing import Any
 
 from tritonsync.errors import FormatError
 from tritonsync.format.facts import ValueFacts
-from tritonsync.local.files import Written, disk_errors, read_file, write_hidden
+from tritonsync.local.files import Written, disk_errors, is_link, read_file, write_hidden
 
 __all__ = [
     "AutotuneResult",
@@ -109,7 +109,7 @@ def results_of(results: Iterable[AutotuneResult], facts: ValueFacts) -> tuple[Au
 
 
 def write_autotune(inductor_dir: Path, result: AutotuneResult) -> Written:
-    """Write a result where torch looks for it; a readable one that is there stays.
+    """Write a result where torch looks for it; a readable one that is there stays, and so does a link.
 
     Raises:
         FormatError: the result is not a JSON object.
@@ -120,7 +120,8 @@ def write_autotune(inductor_dir: Path, result: AutotuneResult) -> Written:
     path = inductor_dir / result.folder / result.name
     with disk_errors("read", path):
         try:
-            damaged = AutotuneResult(result.folder, result.name, read_file(os.fspath(path))).config is None
+            there = b"{}" if is_link(path) else read_file(os.fspath(path))
+            damaged = AutotuneResult(result.folder, result.name, there).config is None
         except FileNotFoundError:
             damaged = False
     return write_hidden(inductor_dir, path, result.data, replace=damaged)

@@ -7,7 +7,8 @@ already follows from what it is:
 present        finished, and either the same launch facts (`<name>.json`, without the paths in `extern_libs`) with a
                whole binary, or the same bytes: left alone
 conflict       finished, with other launch facts: left alone, and reported. A graph value whose static autotuners were
-               made for the other binary must not be used on this host.
+               made for the other binary must not be used on this host. Links, whether the folder is one or a file in
+               it, are a conflict too: they are not followed.
 busy           not finished, and something in it is younger than ten minutes: left alone, even if equal so far. Triton
                writes a compile stage by stage; finishing it from outside would build a mixture.
 repaired       not finished and older: its missing files are added, the group last, where the rest is equal; else it is
@@ -34,7 +35,15 @@ from filelock import FileLock
 from tritonsync import times
 from tritonsync.errors import FormatError
 from tritonsync.format.kernel import BINARY_SUFFIXES, Kernel, relocate_in
-from tritonsync.local.files import disk_errors, read_file, replace_file, temporary_path, write_new
+from tritonsync.local.files import (
+    check_owner,
+    disk_errors,
+    is_link,
+    read_file,
+    replace_file,
+    temporary_path,
+    write_new,
+)
 from tritonsync.local.group import UNGROUPED_SUFFIXES, children, is_group, launch_files, relocate_group
 from tritonsync.local.presence import is_damaged, is_whole_elf, launch_facts
 from tritonsync.settings import Files
@@ -74,16 +83,20 @@ def emit(kernel: Kernel, base: Path, *, files: Files = "all") -> Emitted:
 
     Raises:
         FormatError: the kernel is only half a kernel.
+        UnsafeFolderError: others may write into `base`.
         LocalCacheError: the folder cannot be read or written.
     """
     parent = os.path.abspath(base)
     target = os.path.join(parent, kernel.hash)
+    check_owner(parent)
     with disk_errors("write the kernel folder", target):
         return Emitted(_emit(kernel, parent, target, files), Path(target))
 
 
 def _emit(kernel: Kernel, parent: str, target: str, files: Files) -> Outcome:
     existing = _listing(target)
+    if existing is None:
+        return "conflict"
     if not any(is_group(file.name) for file in kernel.files):
         return _emit_ungrouped(kernel, parent, target, existing)
     relocated = _relocated(kernel, target, files)
@@ -103,11 +116,16 @@ def _emit(kernel: Kernel, parent: str, target: str, files: Files) -> Outcome:
     return _replace(relocated, parent, target)
 
 
-def _listing(target: str) -> set[str]:
+def _listing(target: str) -> set[str] | None:
+    """Return the names in a folder; None where it, or anything in it, is a link."""
+    if is_link(target):
+        return None
     try:
-        return set(os.listdir(target))
+        with os.scandir(target) as found:
+            entries = list(found)
     except FileNotFoundError:
         return set()
+    return None if any(entry.is_symlink() for entry in entries) else {entry.name for entry in entries}
 
 
 def _relocated(kernel: Kernel, target: str, files: Files) -> dict[str, bytes]:
@@ -136,7 +154,7 @@ def _write_folder(relocated: dict[str, bytes], parent: str, target: str, *, asid
         for name, payload in relocated.items():
             write_new(temporary + os.sep + name, payload)
         if _WINDOWS:
-            with FileLock(target + ".lock"):
+            with FileLock(target + ".lock", mode=0o600):
                 won = _install(temporary, target, aside)
         else:
             won = _install(temporary, target, aside)

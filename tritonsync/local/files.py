@@ -1,17 +1,21 @@
-"""Files that appear whole or not at all, and the one place where this room's OSErrors get their message.
+"""Files that appear whole or not at all, in folders that others cannot write into.
 
-Everything is written under a random name first and renamed afterwards. Temporary names look like
-`tmp.tritonsync-<pid>-<uuid4>`, so that `triton_cache.sweep` knows what a killed process left behind.
+This is also the one place where this room's OSErrors get their message. Everything is written under a random name
+first and renamed afterwards. Temporary names look like `tmp.tritonsync-<pid>-<uuid4>`, so that `triton_cache.sweep`
+knows what a killed process left behind. Links are not followed: through one, another file of ours would be read into a
+bucket, or overwritten.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,15 +25,17 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from tritonsync import times
-from tritonsync.errors import LocalCacheError
+from tritonsync.errors import LocalCacheError, UnsafeFolderError
 
 __all__ = [
     "HIDDEN_PREFIX",
     "LOCKS",
     "TEMPORARY_PREFIX",
     "Written",
+    "check_owner",
     "disk_errors",
     "host_lock",
+    "is_link",
     "read_file",
     "remove_stale",
     "replace_file",
@@ -44,6 +50,8 @@ HIDDEN_PREFIX = f".{TEMPORARY_PREFIX}"
 
 # O_BINARY exists on Windows only, where text mode would change line ends.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+# Without O_NONBLOCK, opening a pipe would wait for somebody to write into it.
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +91,72 @@ def temporary_path(parent: str, prefix: str = TEMPORARY_PREFIX) -> str:
 
 
 def read_file(path: str) -> bytes:
-    """Read a file whole."""
-    with open(path, "rb", buffering=0) as file:
+    """Read a regular file whole; anything else, a link included, is an OSError."""
+    with open(path, "rb", buffering=0, opener=_open_regular) as file:
         return file.readall()
+
+
+def _open_regular(path: str, _flags: int) -> int:
+    try:
+        descriptor = os.open(path, _READ)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a link, which is not followed", path) from exc
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder `open` says so itself
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return descriptor
+
+
+def is_link(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a symbolic link, wherever it leads."""
+    return os.path.islink(path)
+
+
+def check_owner(folder: str | os.PathLike[str]) -> None:
+    """Check that nobody else can have put anything into a cache folder: whoever can, has their code run here.
+
+    A folder has to belong to this user or to root, and so has a link that leads to it; and it may not be one into which
+    everybody may write. What a group shares is its own decision. A missing folder will be made by this user. Volumes
+    are exceptions, because it takes root to mount one: a mounted folder that everybody may write into is taken where it
+    has no sticky bit (a Kubernetes `emptyDir`; public folders such as /tmp have one), and root, as in a container,
+    takes one of another user who owns the mounted folder itself.
+
+    Raises:
+        UnsafeFolderError: it is neither to be read nor to be written.
+        LocalCacheError: it cannot be looked at.
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    with disk_errors("look at the cache folder", folder):
+        try:
+            link, found = os.lstat(folder), os.stat(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+    why = None
+    for owner in (link.st_uid, found.st_uid):
+        if owner not in (os.geteuid(), 0) and not (os.geteuid() == 0 and _is_volume_of(owner, folder)):
+            why = f"belongs to another user (uid {owner})"
+    if found.st_mode & stat.S_IWOTH and (found.st_mode & stat.S_ISVTX or not os.path.ismount(folder)):
+        why = f"is one that everybody may write into (mode {stat.S_IMODE(found.st_mode):o})"
+    if why is not None:
+        raise UnsafeFolderError(
+            f"the cache folder {os.fspath(folder)} {why}, so others could have put code into it; it is neither read "
+            "nor written. Make it yours alone (chown, chmod o-w), or name another as TORCHINDUCTOR_CACHE_DIR or "
+            "TRITON_CACHE_DIR",
+            path=os.fspath(folder),
+        )
+
+
+def _is_volume_of(owner: int, folder: str | os.PathLike[str]) -> bool:
+    """Whether the topmost of the folders of this owner, from this one up, is a mounted one in a place of root's."""
+    top = os.path.realpath(folder)
+    while (parent := os.path.dirname(top)) != top and os.stat(parent).st_uid == owner:
+        top = parent
+    above = os.stat(parent)
+    return os.path.ismount(top) and above.st_uid == 0 and not above.st_mode & stat.S_IWOTH
 
 
 def write_new(path: str, data: bytes) -> None:
@@ -124,19 +195,21 @@ def write_hidden(root: Path, path: Path, data: bytes, *, replace: bool) -> Writt
     """Write one file below `root`; an equal one is left as it is, another one is kept unless `replace`.
 
     The temporary file lies in `root` itself, with a dot in front: torch takes whatever it lists beside a value for
-    another value (codecache.py; 2.13 passes over dots, 2.11 does not).
+    another value (codecache.py; 2.13 passes over dots, 2.11 does not). A link is another file, and is not followed.
 
     Raises:
+        UnsafeFolderError: others may write into `root`.
         LocalCacheError: it cannot be written.
     """
+    check_owner(root)
     with disk_errors("write", path):
-        try:
-            there: bytes | None = read_file(os.fspath(path))
-        except FileNotFoundError:
-            there = None
-        if there == data:
-            return Written("present", path)
-        if there is not None and not replace:
+        is_there, there = is_link(path), b""
+        if not is_there:
+            with contextlib.suppress(FileNotFoundError):
+                there, is_there = read_file(os.fspath(path)), True
+            if is_there and there == data:
+                return Written("present", path)
+        if is_there and not replace:
             return Written("kept", path)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(os.fspath(path), data, temporary_path(os.fspath(root), HIDDEN_PREFIX))
@@ -162,32 +235,57 @@ log = logging.getLogger(__name__)
 #: The folder of the lock files, inside Inductor's cache folder. Nothing but empty files is in it.
 LOCKS = ".tritonsync"
 
+_waited_in_vain = 0.0
+
 
 @contextlib.contextmanager
 def host_lock(cache_dir: Path, name: str, *, timeout: float | None) -> Iterator[bool]:
-    """Hold the lock of that name among the processes that share a cache folder.
+    """Hold the lock of that name among the processes of this user that share a cache folder.
+
+    Whoever holds it may be stopped, or hold it for ever: a lock is waited for at most `times.LOCK_S`, and those that
+    are not to be had cost a process at most `times.LOCKS_S` in all.
 
     Args:
         cache_dir: the folder they share.
         name: any text.
-        timeout: seconds to wait; None waits for ever.
+        timeout: seconds to wait at most, if less; None: as long as may be.
 
     Yields:
         whether the lock is held. Without it the work may be done twice, never wrongly, so nothing is raised: neither
         when the time is up, nor when the folder does not allow locks (some network file systems do not).
     """
-    path = cache_dir / LOCKS / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.lock"
-    lock = FileLock(path, timeout=-1 if timeout is None else timeout)
+    global _waited_in_vain
+    path = cache_dir / LOCKS / f"{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:32]}.lock"
+    wait = max(0.0, min(times.LOCK_S, times.LOCKS_S - _waited_in_vain, times.LOCK_S if timeout is None else timeout))
+    lock = FileLock(path, timeout=wait, mode=0o600)
     held = False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_lock_folder(path.parent)
         lock.acquire()
         held = True
     except Timeout:
-        log.info("another process holds %s for more than %s s; going on without it", path, timeout)
+        _waited_in_vain += wait
+        log.info("another process holds %s for more than %.1f s; going on without it", path, wait)
     except (OSError, NotImplementedError) as exc:
         log.info("%s cannot be locked (%s); going on without it", path, exc)
     try:
         yield held
     finally:
         lock.release()
+
+
+def _make_lock_folder(folder: Path) -> None:
+    """Make the folder of the locks, for this user alone: nobody else can hold a lock, or put a link in its place.
+
+    Raises:
+        OSError: it is not this user's.
+    """
+    check_owner(folder.parent)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "geteuid") and found.st_uid != os.geteuid()):
+        raise PermissionError(errno.EPERM, "it is not a folder of this user", str(folder))
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)

@@ -30,7 +30,15 @@ from pathlib import Path
 
 from tritonsync.errors import FormatError
 from tritonsync.format.layout import check_name
-from tritonsync.local.files import HIDDEN_PREFIX, Written, disk_errors, read_file, remove_stale, write_hidden
+from tritonsync.local.files import (
+    HIDDEN_PREFIX,
+    Written,
+    check_owner,
+    disk_errors,
+    read_file,
+    remove_stale,
+    write_hidden,
+)
 
 __all__ = [
     "VALUE_KINDS",
@@ -38,6 +46,7 @@ __all__ = [
     "default_inductor_dir",
     "is_intact",
     "pgo_key",
+    "public_path",
     "read_value",
     "sweep",
     "triton_dir",
@@ -72,11 +81,27 @@ def default_inductor_dir(given: str | None = None, user: str | None = None) -> P
     if given is not None:
         return Path(os.path.abspath(given))  # Path.absolute keeps `..`, torch does not
     if user is None:
-        try:
-            user = getpass.getuser()
-        except (KeyError, ModuleNotFoundError, OSError):
-            user = f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
+        user = _user()
     return Path(tempfile.gettempdir(), "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", user))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, ModuleNotFoundError, OSError):
+        return f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
+
+
+def public_path(path: str) -> str:
+    """Return a path as it may be told to others: without this user's home folder, and without a user's name."""
+    home = os.path.expanduser("~").rstrip(os.sep)
+    if home not in ("", "~") and (path == home or path.startswith(home + os.sep)):
+        return f"~{path[len(home) :]}"
+    path = re.sub(r"(?<=/home/)[^/]+|(?<=/Users/)[^/]+", "<user>", path)
+    for name in (_user(), re.sub(r'[\\/:*?"<>|]', "_", _user())):
+        if name not in ("", "root"):  # which is nobody's name
+            path = re.sub(rf"(?<![A-Za-z0-9<]){re.escape(name)}(?![A-Za-z0-9>])", "<user>", path)
+    return path
 
 
 def triton_dir(inductor_dir: Path, device: int | None, given: str | None = None) -> Path:
@@ -99,11 +124,13 @@ def pgo_key(key: str) -> str:
 
 
 def values(inductor_dir: Path) -> Iterator[LocalValue]:
-    """Yield every value in the folder, sorted by kind, key and name.
+    """Yield every value in the folder, sorted by kind, key and name; links are none.
 
     Raises:
+        UnsafeFolderError: others may write into it.
         LocalCacheError: a folder cannot be listed.
     """
+    check_owner(inductor_dir)
     for kind, top, depth in (("aot_autograd", "aotautograd", 1), ("dynamo", "dynamo", 1), ("fx_graph", "fxgraph", 2)):
         folders = [inductor_dir / top]
         for _ in range(depth):
@@ -122,17 +149,13 @@ def _listing(directory: Path, *, folders: bool) -> list[str]:
         try:
             with os.scandir(directory) as entries:
                 return sorted(
-                    entry.name for entry in entries if not entry.name.startswith(".") and _is_a(entry, folder=folders)
+                    entry.name
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                    and (entry.is_dir(follow_symlinks=False) if folders else entry.is_file(follow_symlinks=False))
                 )
         except (FileNotFoundError, NotADirectoryError):
             return []
-
-
-def _is_a(entry: os.DirEntry[str], *, folder: bool) -> bool:
-    try:
-        return entry.is_dir() if folder else entry.is_file()
-    except OSError:  # a link that leads back to itself
-        return False
 
 
 def read_value(value: LocalValue) -> bytes | None:

@@ -18,7 +18,7 @@ from typing import Any
 from tritonsync.errors import FormatError
 from tritonsync.format.bundle import GRAPHS, Digest
 from tritonsync.format.kernel import BINARY_SUFFIXES, GROUP_PREFIX
-from tritonsync.local.files import disk_errors, read_file
+from tritonsync.local.files import disk_errors, is_link, read_file
 from tritonsync.local.group import MODULE_SUFFIXES, UNGROUPED_SUFFIXES, children, is_group
 from tritonsync.local.inductor_cache import value_path
 
@@ -68,7 +68,9 @@ def is_whole_elf(data: bytes) -> bool:
 
 
 def is_damaged(path: str) -> bool:
-    """Whether a single file is empty, cut short, or a `.json` that cannot be read."""
+    """Whether a single file is empty, cut short, a link, or a `.json` that cannot be read."""
+    if is_link(path):
+        return True
     local = read_file(path)
     if path.endswith(".json"):
         return launch_facts(local) is None
@@ -98,7 +100,8 @@ def is_key_here(inductor_dir: Path, kind: str, key: str) -> bool:
         path = value_path(inductor_dir, kind, key, "0" * 64)
     except FormatError:
         return False
-    return path.parent.is_dir() if kind in GRAPHS else path.exists()
+    there = path.parent if kind in GRAPHS else path
+    return there.exists() and not is_link(there)
 
 
 def is_value_here(inductor_dir: Path, kind: str, key: str, value: Digest) -> bool:
@@ -110,6 +113,8 @@ def is_value_here(inductor_dir: Path, kind: str, key: str, value: Digest) -> boo
     try:
         path = value_path(inductor_dir, kind, key, value.sha256)
     except FormatError:
+        return False
+    if is_link(path):
         return False
     with disk_errors("read the value", path):
         try:
@@ -125,14 +130,20 @@ def is_kernel_here(directory: Path) -> bool:
     Binaries and launch facts have to be whole.
 
     The paths in a group have to lead into this folder; those of a cache that was moved do not. A folder without a group
-    is finished where it holds helper modules or timings, and nothing else.
+    is finished where it holds helper modules or timings, and nothing else. A link, and a folder with links, is none.
 
     Raises:
         LocalCacheError: the folder cannot be read.
     """
     with disk_errors("read the kernel folder", directory):
         try:
-            names = set(os.listdir(directory))
+            if is_link(directory):
+                return False
+            with os.scandir(directory) as found:
+                entries = list(found)
+            if any(entry.is_symlink() for entry in entries):
+                return False
+            names = {entry.name for entry in entries}
             groups = [read_file(os.fspath(directory / name)) for name in names if is_group(name)]
             needed = [name for name in names if name.endswith((*BINARY_SUFFIXES, ".json")) and not is_group(name)]
             if groups and any(is_damaged(os.fspath(directory / name)) for name in needed):

@@ -15,15 +15,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from tritonsync.errors import FormatError
 from tritonsync.format.kernel import BINARY_SUFFIXES, Kernel, KernelFile, relocate_out
 from tritonsync.local.emit import Emitted, Outcome, emit
-from tritonsync.local.files import TEMPORARY_PREFIX, disk_errors, read_file, remove_stale
+from tritonsync.local.files import TEMPORARY_PREFIX, check_owner, disk_errors, read_file, remove_stale
 from tritonsync.local.group import UNGROUPED_SUFFIXES, baked_directories, children, is_group
 from tritonsync.local.presence import is_elf, is_whole_elf, launch_facts
 
@@ -67,14 +69,16 @@ def default_triton_dir(cache_dir: str | None = None, home: str | None = None) ->
 
 
 def scan(triton_dir: Path) -> Iterator[KernelFolder]:
-    """Yield the kernel folders below a Triton cache folder, by device and hash, finished or not.
+    """Yield the kernel folders below a Triton cache folder, by device and hash, finished or not; links are none.
 
     Both layouts are read: `<hash>/` as Triton keeps them, and `<device>/<hash>/` as Inductor does. A missing folder
     holds none.
 
     Raises:
+        UnsafeFolderError: others may write into it.
         LocalCacheError: the folder cannot be listed.
     """
+    check_owner(triton_dir)
     yield from _kernel_folders(triton_dir, None)
     for name in _folders(triton_dir):
         if name.isdecimal() or name == "None":  # torch 2.15 keeps kernels for any device under `None`
@@ -91,8 +95,7 @@ def _folders(directory: Path) -> list[str]:
     with disk_errors("list the cache folder", directory):
         try:
             with os.scandir(directory) as entries:
-                # Of links that lead back to themselves, `entry.is_dir` raises.
-                return sorted(entry.name for entry in entries if os.path.isdir(entry.path))
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -102,18 +105,20 @@ def collect(directory: Path, device: int | None) -> Kernel | None:
 
     The folder's path, and the path that its group was written with if that is another one, become the sentinel. None
     stands for anything that is not a finished kernel: no folder, an empty one, a compile in progress, a group whose
-    files are not all there, a truncated binary, or a folder that keeps changing while it is read.
+    files are not all there (links do not count), a truncated binary, or a folder that keeps changing while it is read.
 
     Raises:
-        LocalCacheError: a file in it cannot be read.
+        LocalCacheError: a file in it cannot be read, or the folder is a link.
         FormatError: a `.json` file holds the sentinel already, or a name does not fit into a bucket.
     """
     with disk_errors("read the kernel folder", directory):
         for _ in range(3):
             try:
-                before = os.stat(directory)
+                before = os.lstat(directory)
+                if stat.S_ISLNK(before.st_mode):
+                    raise OSError(errno.ELOOP, "it is a link, which is not followed")
                 contents = _contents(directory)
-                after = os.stat(directory)
+                after = os.lstat(directory)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             # Every file arrives by a rename, which touches the folder: unchanged means that all belong together.
@@ -129,7 +134,9 @@ def collect(directory: Path, device: int | None) -> Kernel | None:
 def _contents(directory: Path) -> dict[str, bytes]:
     with os.scandir(directory) as entries:
         # Triton writes no name with a dot in front; network file systems and editors do.
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+        names = [
+            entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file(follow_symlinks=False)
+        ]
     if not any(map(is_group, names)) and not all(name.endswith(UNGROUPED_SUFFIXES) for name in names):
         return {}
     parent = os.fspath(directory)

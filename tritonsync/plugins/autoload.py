@@ -23,6 +23,7 @@ from types import ModuleType
 
 from tritonsync.errors import SettingsError
 from tritonsync.messages import name_speaker
+from tritonsync.redaction import traceback_of
 from tritonsync.session.process import no_fork
 from tritonsync.settings import Settings
 
@@ -66,15 +67,15 @@ def activate() -> None:
         name_speaker()
         log.warning("stays off: %s", exc)
         return
-    except Exception:
+    except Exception as exc:  # noqa: BLE001 - said; `import torch` goes on
         name_speaker()
-        log.warning("stays off", exc_info=True)
+        log.warning("stays off\n%s", traceback_of(exc))
         return
     if settings.is_active or settings.report_dir is not None:
         try:
             _activate(settings)
-        except Exception:
-            log.warning("stays off", exc_info=True)
+        except Exception as exc:  # noqa: BLE001 - said; `import torch` goes on
+            log.warning("stays off\n%s", traceback_of(exc))
 
 
 def install(settings: Settings | None = None) -> None:
@@ -133,14 +134,14 @@ def _call(target: str, settings: Settings, module: ModuleType) -> None:
             _start(settings)
         name, _, function = target.partition(":")
         getattr(importlib.import_module(name), function)(module)
-    except Exception:
+    except Exception as exc:
         if settings.report_dir is not None:
             from tritonsync.watch.report import Reporter
 
             Reporter(settings.report_dir).say("blind", name=module.__name__)
         if settings.strict:
             raise
-        log.warning("stays out of %s", module.__name__, exc_info=True)
+        log.warning("stays out of %s\n%s", module.__name__, traceback_of(exc))
 
 
 def _watch(folder: str) -> None:
@@ -169,8 +170,8 @@ def _make_contact(settings: Settings) -> None:
             now = session.start(settings)
         if now is not None:
             now.begin()
-    except Exception:
-        log.warning("no contact with the bucket", exc_info=True)
+    except Exception as exc:  # noqa: BLE001 - said; `import torch` goes on
+        log.warning("no contact with the bucket\n%s", traceback_of(exc))
 
 
 def _is_being_imported(module: ModuleType) -> bool:

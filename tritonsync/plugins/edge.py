@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from tritonsync.messages import warn_once
+from tritonsync.redaction import traceback_of
 from tritonsync.session import session
 
 __all__ = ["Patches", "UnknownProgramError", "edge"]
@@ -48,7 +49,7 @@ def edge(
                     raise
                 cause = f"{function.__module__}.{function.__qualname__} {type(exc).__name__}"
                 warn_once(log, cause, "%s failed; the program goes on without it: %r", function.__qualname__, exc)
-                log.debug("where it failed", exc_info=True)
+                log.debug("where it failed\n%s", traceback_of(exc))
                 return cast("T", fallback)
 
         return guarded

@@ -2,5 +2,5 @@
 
 The only room that imports fsspec. It may not know what an object means, nor the caches of this host.
 
-Imports: errors, times, format.
+Imports: errors, times, redaction, format.
 """

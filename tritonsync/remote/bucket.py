@@ -151,7 +151,7 @@ class Bucket:
     @property
     def url(self) -> str:
         """The URL in one spelling, without a slash at the end."""
-        return self._address.url
+        return self._address.show("")
 
     @property
     def stats(self) -> BucketStats:

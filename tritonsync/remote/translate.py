@@ -23,6 +23,7 @@ from tritonsync.errors import (
     SettingsError,
     TritonSyncError,
 )
+from tritonsync.redaction import redact
 from tritonsync.remote.url import Address
 
 __all__ = ["Attempts", "Failure", "exists_already", "is_missing", "refuses_conditions"]
@@ -211,8 +212,8 @@ def _answer(exc: BaseException) -> tuple[int | None, str]:
 def _reason(exc: BaseException, *, is_answer: bool) -> str:
     if is_answer and isinstance(exc, OSError) and exc.strerror:
         # s3fs puts what the server says into an OSError whose number says less than the status.
-        return " ".join(exc.strerror.split())[:300]
-    text = " ".join(str(exc).split())
+        return redact(" ".join(exc.strerror.split()))[:300]
+    text = redact(" ".join(str(exc).split()))  # first: half a secret would not be known for one
     return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__
 
 

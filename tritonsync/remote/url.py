@@ -17,6 +17,7 @@ import fsspec
 
 from tritonsync.errors import HostileNameError, SettingsError
 from tritonsync.format.layout import check_name
+from tritonsync.redaction import redact
 
 __all__ = ["Address", "parse_url"]
 
@@ -47,6 +48,9 @@ class Address:
     bucket: str
     prefix: str
 
+    def __repr__(self) -> str:
+        return f"Address({self.show('')!r})"
+
     @property
     def is_s3(self) -> bool:
         """Whether this is S3 or speaks its protocol."""
@@ -68,8 +72,8 @@ class Address:
         return "s3" if self.is_s3 else "gcs" if self.is_gcs else None
 
     def show(self, name: str) -> str:
-        """Return the full URL of an object or prefix, for messages."""
-        return f"{self.url}/{name}" if name else self.url
+        """Return the full URL of an object or prefix, for messages: without the secrets that a URL may hold."""
+        return redact(f"{self.url}/{name}" if name else self.url)
 
     def check(self, name: str) -> str:
         """Return `name` if an object below this URL may be called so.
@@ -159,6 +163,12 @@ def _object_store(url: str, protocol: str, rest: str) -> Address:
     bucket = arn.group(1) if arn else rest.partition("/")[0]
     if not bucket:
         raise SettingsError(f"{url!r} names no bucket; write {protocol}://bucket/prefix", url=url)
+    if redact(f"{protocol}://{rest}").startswith(f"{protocol}://***@"):
+        raise SettingsError(
+            f"{url!r} holds credentials, which do not belong there; write {protocol}://bucket/prefix, and give them as "
+            "the cloud's own variables and files do, or as TRITONSYNC_STORAGE_OPTIONS",
+            url=url,
+        )
     parts = [part for part in rest[len(bucket) :].split("/") if part]
     for part in parts:
         if part in (".", "..") or any(character in part for character in "?#*[]") or not part.isprintable():
@@ -175,7 +185,7 @@ def _measured(address: Address) -> Address:
     # What must fit below it: bundles/<kind>/<key>/<variant>/<bundle id>/payloads/<name>, of ordinary lengths.
     if len(address.prefix.encode()) > MAX_NAME // 2:
         raise SettingsError(
-            f"the prefix of {address.url[:80]}... has {len(address.prefix.encode())} bytes; object names below it "
+            f"the prefix of {address.show('')[:80]}... has {len(address.prefix.encode())} bytes; object names below it "
             f"would not stay under {MAX_NAME}; choose a shorter one"
         )
     return address

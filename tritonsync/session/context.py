@@ -25,7 +25,7 @@ from tritonsync.session.waits import Waits
 from tritonsync.settings import Settings
 from tritonsync.store import Store
 from tritonsync.store.keys import signer_of, trust_of
-from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.caches import LocalCaches, check_caches
 from tritonsync.sync.environment import host_environment
 
 __all__ = ["Connection", "Context", "Host", "plain_host"]
@@ -161,8 +161,9 @@ class Context:
         Raises:
             TritonSyncError, TimeoutError: see `Connection.store`.
         """
-        store = self.connection.store(timeout)
-        return store.on_host(cpu=self.host().cpu())
+        store, host = self.connection.store(timeout), self.host()
+        check_caches(host.caches())
+        return store.on_host(cpu=host.cpu())
 
     def writer(self, timeout: float | None) -> Store:
         """Wait for the store, at most so many seconds; what it publishes was made here and now.
@@ -171,4 +172,5 @@ class Context:
             TritonSyncError, TimeoutError: see `Connection.store`.
         """
         store, host = self.connection.store(timeout), self.host()
+        check_caches(host.caches())
         return store.on_host(cpu=host.cpu(), environment=host.environment())

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from tritonsync import times
-from tritonsync.errors import AccessDeniedError, LocalCacheError
+from tritonsync.errors import AccessDeniedError, LocalCacheError, UnsafeFolderError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.facts import ValueFacts
 from tritonsync.format.value import bundle_of_value, facts_of_value
@@ -218,7 +218,7 @@ class Outgoing:
         if isinstance(exc, AccessDeniedError):
             self._writes = False
             warn_once(log, "denied", "this run publishes nothing: %s", exc)
-        elif isinstance(exc, LocalCacheError):
+        elif isinstance(exc, LocalCacheError) and not isinstance(exc, UnsafeFolderError):
             warn_once(log, "local", "a result is left out: %s", exc)
         else:
             self._context.waits.failed(exc)

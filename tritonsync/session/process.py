@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from tritonsync import times
+from tritonsync.redaction import traceback_of
 
 __all__ = ["at_end", "no_fork"]
 
@@ -36,8 +37,8 @@ def at_end(main_is_done: Callable[[], None], all_is_done: Callable[[], None]) ->
         if os.getpid() == pid:
             try:
                 callback()
-            except Exception:
-                log.warning("the end of this process went wrong", exc_info=True)
+            except Exception as exc:  # noqa: BLE001 - said
+                log.warning("the end of this process went wrong\n%s", traceback_of(exc))
 
     with contextlib.suppress(AttributeError, RuntimeError):  # another Python, or one that is ending already
         threading._register_atexit(lambda: guarded(main_is_done))  # type: ignore[attr-defined]  # noqa: SLF001

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import multiprocessing
 import os
 import sys
 import threading
@@ -29,7 +30,6 @@ from tritonsync import times
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import FORMAT_OBJECT
 from tritonsync.format.manifest import Manifest
-from tritonsync.messages import speaker
 from tritonsync.remote.bucket import BucketStats
 from tritonsync.remote.threads import prepare_for_end, start_thread
 from tritonsync.remote.waiting import Budget
@@ -45,6 +45,7 @@ from tritonsync.session.waits import Waits
 from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
 from tritonsync.settings import Settings
 from tritonsync.store import Store
+from tritonsync.store.keys import notice_of_trust
 from tritonsync.store.reader import Found
 from tritonsync.sync.caches import sweep
 from tritonsync.watch.report import Reporter
@@ -257,6 +258,12 @@ class Session:
             inductor = str(self.host.caches().inductor)
             self._record.publish(store, inductor, times.UPLOAD_S, self._plain_kernels.collect)
 
+    def say_who_is_trusted(self) -> None:
+        """Say once a job, unless there are keys to trust, who can run code in it."""
+        quiet = self.settings.quiet or self._is_helper or self.settings.launch_rank not in (None, "0")
+        if not quiet and multiprocessing.parent_process() is None and (notice := notice_of_trust(self.settings)):
+            _print(notice)
+
     def _say(self) -> None:
         stats = self.stats
         if self.settings.report_dir is not None:
@@ -264,10 +271,7 @@ class Session:
             Reporter(self.settings.report_dir).say("counts", counts=counted)
         if self.settings.quiet or self._is_helper or self.counts.is_idle:
             return
-        line = f"{speaker()}: {summary(self.counts, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up)}"
-        with contextlib.suppress(Exception):  # a closed or broken stderr is no reason to fail at exit
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+        _print(summary(self.counts, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up))
 
     # ---- in the background ------------------------------------------------------------------------------------------
 
@@ -304,18 +308,25 @@ class Session:
             self._handles_sigterm = at_sigterm(self.stop)
 
 
+def _print(line: str) -> None:
+    with contextlib.suppress(Exception):  # a closed or broken stderr is no reason to fail
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
 _lock = threading.RLock()
 _settings: Settings | None = None
 _shared_host: Host | None = None
 _helper = False
+_started_in: int | None = None
 _sessions: dict[int, Session] = {}
 
 
 def start(settings: Settings, *, is_helper: bool = False) -> Session | None:
     """Choose the settings of this process and of its forked children; return the session, None if they turn it off."""
-    global _settings, _helper
+    global _settings, _helper, _started_in
     with _lock:
-        _settings, _helper = settings, is_helper
+        _settings, _helper, _started_in = settings, is_helper, os.getpid()
     return current()
 
 
@@ -345,6 +356,8 @@ def current() -> Session | None:
             _sessions.clear()
             _sessions[pid] = Session(_settings, _shared_host, is_helper=_helper)
             at_end(_sessions[pid].flush, _sessions[pid].stop)
+            if pid == _started_in:
+                _sessions[pid].say_who_is_trusted()
         return _sessions[pid]
 
 

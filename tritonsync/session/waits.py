@@ -1,8 +1,9 @@
 """The program waits for the bucket: how long at most, and what becomes of failures.
 
 Trouble of any kind is a miss, said once per cause. What will not get better (access denied, no such bucket, wrong
-settings) turns the bucket off for the rest of the process, and so does a budget that was spent on a bucket in trouble.
-One that was spent on misses only stops the questions: what the bucket lacks is what has to be published.
+settings, a cache folder that others may write into) turns the bucket off for the rest of the process, and so does a
+budget that was spent on a bucket in trouble. One that was spent on misses only stops the questions: what the bucket
+lacks is what has to be published.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tritonsync.errors import (
     MissingExtraError,
     SettingsError,
     TritonSyncError,
+    UnsafeFolderError,
 )
 from tritonsync.messages import warn_once
 from tritonsync.remote.waiting import Budget
@@ -29,6 +31,9 @@ __all__ = ["Waits"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: What will not get better in the life of a process.
+_LASTING = (AccessDeniedError, BucketNotFoundError, SettingsError, MissingExtraError, UnsafeFolderError)
 
 
 class Waits:
@@ -106,7 +111,7 @@ class Waits:
     def failed(self, exc: Exception) -> None:
         """Say what went wrong, once per cause; what will not get better turns the bucket off."""
         self._is_in_trouble = True
-        if isinstance(exc, (AccessDeniedError, BucketNotFoundError, SettingsError, MissingExtraError)):
+        if isinstance(exc, _LASTING):
             self._turn_off(str(exc))
         elif isinstance(exc, FutureTimeoutError) and not isinstance(exc, TritonSyncError):
             warn_once(log, "slow", "the bucket did not answer in time; going on without it")

@@ -20,8 +20,10 @@ from tritonsync.format.workload import (
     WorkloadEntry,
     bundle_of_workload,
     is_part,
+    path_id,
     workload_of_manifest,
 )
+from tritonsync.local.inductor_cache import public_path
 from tritonsync.store import Store
 
 __all__ = ["WorkloadRecord", "entries_of", "program_name"]
@@ -126,7 +128,9 @@ class WorkloadRecord:
         kernels = tuple(collect(wanted))
         if newest is not None and not {kernel.hash for kernel in newest.kernels} <= {kernel.hash for kernel in kernels}:
             kernels = _united(kernels, store, newest, timeout)
-        listed = Workload(inductor_dir=inductor_dir, entries=tuple(sorted(entries)))
+        listed = Workload(
+            inductor_dir=public_path(inductor_dir), entries=tuple(sorted(entries)), path_id=path_id(inductor_dir)
+        )
         store.publish_newest(bundle_of_workload(self.name, listed, kernels), inline=(LIST,), timeout=timeout)
         with self._lock:
             self._last, self._kernels = frozenset(entries), frozenset(kernel.hash for kernel in kernels)

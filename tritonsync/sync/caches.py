@@ -19,11 +19,12 @@ from tritonsync.format.manifest import KernelEntry, Manifest
 from tritonsync.format.value import bundle_of_value, has_value, value_of_bundle
 from tritonsync.local import inductor_cache, triton_cache
 from tritonsync.local.autotune import results_of_payloads, write_autotune
+from tritonsync.local.files import check_owner, is_link
 from tritonsync.local.group import is_group
 from tritonsync.local.presence import is_kernel_here, is_value_here
 from tritonsync.settings import Files
 
-__all__ = ["LocalCaches", "Restored", "gather", "is_entry_here", "is_here", "restore", "sweep"]
+__all__ = ["LocalCaches", "Restored", "check_caches", "gather", "is_entry_here", "is_here", "restore", "sweep"]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,16 @@ class LocalCaches:
         return self.plain_kernels(kernel.device)
 
 
+def check_caches(caches: LocalCaches) -> None:
+    """Check that nobody else can write into the caches of this host.
+
+    Raises:
+        UnsafeFolderError: somebody can; it names the folder.
+    """
+    for folder in dict.fromkeys((caches.inductor, caches.graph_kernels(0), caches.plain_kernels(None))):
+        check_owner(folder)
+
+
 def gather(kind: str, key: str, value: bytes, facts: ValueFacts, caches: LocalCaches, *, cpu: str | None) -> Bundle:
     """Make the bundle of a value of `FxGraphCache` or `AOTAutogradCache`, with the kernels it names and does not hold.
 
@@ -118,7 +129,8 @@ def is_entry_here(kernel: KernelEntry, folder: Path) -> bool:
     files = {file.name for file in kernel.files}
     if any(map(is_group, files)):
         return is_kernel_here(folder / kernel.hash)
-    return all((folder / kernel.hash / name).is_file() for name in files)
+    place = folder / kernel.hash
+    return not is_link(place) and all((place / name).is_file() and not is_link(place / name) for name in files)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
-from tritonsync import times
 from tritonsync.errors import FormatError, UnknownWorkloadError
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.layout import workload_key
@@ -45,7 +44,8 @@ class Pulled:
         missing: keys of those that could not be had.
         bytes_downloaded: from the bucket.
         requests: to the bucket.
-        written_at: the writer's Inductor folder.
+        written_at: the writer's Inductor folder, for people.
+        same_path: whether this host's has the same path.
     """
 
     kernels: int
@@ -57,6 +57,7 @@ class Pulled:
     bytes_downloaded: int
     requests: int
     written_at: str
+    same_path: bool
 
 
 def pull(
@@ -105,6 +106,7 @@ def pull(
         bytes_downloaded=after.bytes_down - before.bytes_down,
         requests=after.requests - before.requests,
         written_at=listed.inductor_dir,
+        same_path=listed.is_made_in(str(caches.inductor)),
     )
 
 
@@ -192,8 +194,7 @@ class _Pull:
         )
 
     def _host_lock(self, kind: str, key: str) -> AbstractContextManager[bool]:
-        wait = times.LOCK_S if self.timeout is None else self.timeout
-        return host_lock(self.caches.inductor, f"{kind}/{key}", timeout=wait)
+        return host_lock(self.caches.inductor, f"{kind}/{key}", timeout=self.timeout)
 
     def _count_present(self, manifest: Manifest) -> None:
         with self._lock:

@@ -12,7 +12,15 @@ from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.bundle import CHANGING, GRAPHS, Bundle
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.value import bundle_of_value, facts_of_value
-from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_part, bundle_of_workload, checked_path
+from tritonsync.format.workload import (
+    LIST,
+    Workload,
+    WorkloadEntry,
+    bundle_of_part,
+    bundle_of_workload,
+    checked_path,
+    path_id,
+)
 from tritonsync.local import inductor_cache, triton_cache
 from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
 from tritonsync.local.inductor_cache import LocalValue
@@ -95,7 +103,9 @@ def push(
         own, count = part, count + len(part)
     if not entries and not own:
         raise LocalCacheError(f"nothing to push: nothing in {caches.inductor} and {triton_dir} is finished and intact")
-    listed = Workload(inductor_dir=inductor_dir, entries=tuple(entries))
+    listed = Workload(
+        inductor_dir=inductor_cache.public_path(inductor_dir), entries=tuple(entries), path_id=path_id(inductor_dir)
+    )
     pushing.publish(bundle_of_workload(workload, listed, own), inline=(LIST,))
     after = store.bucket.stats
     return Pushed(
