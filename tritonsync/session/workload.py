@@ -14,6 +14,7 @@ from tritonsync.format.kernel import Kernel
 from tritonsync.format.layout import workload_key
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, workload_of_manifest
+from tritonsync.messages import warn_once
 from tritonsync.store import Store
 
 __all__ = ["WorkloadRecord", "entries_of", "program_name"]
@@ -128,14 +129,17 @@ class WorkloadRecord:
 
 
 def entries_of(manifest: Manifest | None) -> Sequence[WorkloadEntry]:
-    """Return what a record lists; nothing, with a warning, where it cannot be read."""
+    """Return what a record lists, with a warning where something in it, or all of it, cannot be used."""
     if manifest is None:
         return ()
     try:
-        return workload_of_manifest(manifest).entries
+        workload = workload_of_manifest(manifest)
     except FormatError as exc:
         log.warning("left out of the cache: %s", exc)
         return ()
+    if workload.refused:
+        warn_once(log, workload.refusal, "%s", workload.refusal)
+    return workload.entries
 
 
 def _united(kernels: tuple[Kernel, ...], store: Store, newest: Manifest, timeout: float | None) -> tuple[Kernel, ...]:
