@@ -23,7 +23,7 @@ from tritonsync.errors import (
 )
 from tritonsync.remote.url import Address
 
-__all__ = ["Failure", "exists_already", "is_missing", "refuses_conditions", "translated"]
+__all__ = ["Failure", "exists_already", "is_missing", "is_past_the_end", "refuses_conditions", "translated"]
 
 _TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
 
@@ -116,6 +116,12 @@ def exists_already(exc: BaseException) -> bool:
     """
     status, code = _answer(exc)
     return isinstance(exc, FileExistsError) or status == 412 or code == "PreconditionFailed"
+
+
+def is_past_the_end(exc: BaseException) -> bool:
+    """Return whether a range was asked for that begins after the object's last byte: of an empty one, any."""
+    status, code = _answer(exc)
+    return status == 416 or code == "InvalidRange"
 
 
 def refuses_conditions(exc: BaseException) -> bool:

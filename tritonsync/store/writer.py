@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from tritonsync import times
-from tritonsync.errors import PackError
+from tritonsync.errors import PackError, UnfitObjectError
 from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle, Digest, Payload
@@ -25,7 +25,8 @@ from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import in_parallel
 from tritonsync.remote.waiting import Deadline
-from tritonsync.store.reader import Found, Listing, Loaded, Objects, Reader, rivals_in
+from tritonsync.store.candidates import Candidates, Listing, newest_variants, rivals_in
+from tritonsync.store.reader import Found, Loaded, Reader, united
 
 __all__ = ["Found", "Loaded", "Published", "Store"]
 
@@ -129,10 +130,9 @@ class Store(Reader):
         is_sure: bool = False,
     ) -> Published:
         listing: Listing = self.bucket.list(key_prefix(bundle.kind, bundle.key), timeout=deadline.left)
-        places, objects, listing = self._manifests(bundle.variant, listing, deadline)
+        seen, listing = self._manifests(bundle.kind, bundle.key, bundle.variant, listing, deadline)
         spoiled: set[str] = set()
-        for place in places:
-            found = self._accept(place, objects[place.manifest], self._own)
+        for place, found in seen.items():
             state, packed = ("bad", None) if found is None else self._pack(found, place, listing, reread, deadline)
             if found is None or state == "bad":
                 spoiled.add(place.bundle_id)
@@ -185,13 +185,13 @@ class Store(Reader):
         """
         deadline = Deadline(timeout)
         listing = self.bucket.list(key_prefix(bundle.kind, bundle.key), timeout=deadline.left)
-        rivals = rivals_in(listing)
         number = int(_LAST_SECOND - time.time())
-        newest = min((variant for variant in rivals if variant.isdigit()), default=None)
-        if newest is not None:
-            objects = self.bucket.get_many([place.manifest for place in rivals[newest]], timeout=deadline.left)
-            there = [self._accept(place, objects[place.manifest], self._own) for place in rivals[newest]]
-            if any(manifest is not None and _is_of(manifest, bundle) for manifest in there):
+        groups = newest_variants(bundle.kind, rivals_in(bundle.kind, listing), listing)
+        timed = {variant: places for variant, places in groups.items() if variant.isdecimal()}
+        search = Candidates(self.bucket, self._own, bundle.kind, bundle.key, listing, deadline)
+        # The newest that counts: one that nobody signed could claim to be the newest for ever.
+        for newest, there in list(search.accepted(timed).items())[:1]:
+            if any(_is_of(manifest, bundle) for manifest, _ in there):
                 same = dataclasses.replace(bundle, variant=newest)
                 return self.publish(same, reread=reread, inline=inline, timeout=deadline.left)
             number = min(number, int(newest) - 1)
@@ -214,33 +214,28 @@ class Store(Reader):
         """
         deadline = Deadline(timeout)
         listing: Listing = self.bucket.list(f"{key_prefix(kind, key)}{AUTOTUNE}/", timeout=deadline.left)
-        places, objects, listing = self._manifests(AUTOTUNE, listing, deadline)
-        union = {**self._autotune(places, objects), **results}
+        seen, listing = self._manifests(kind, key, AUTOTUNE, listing, deadline)
+        union = {**united(manifest for manifest in seen.values() if manifest is not None), **results}
         bundle = Bundle(
             kind=kind,
             key=key,
             variant=AUTOTUNE,
             payloads=tuple(Payload(name, data) for name, data in union.items()),
         )
-        spoiled = {p.bundle_id for p in places if self._accept(p, objects[p.manifest], self._own) is None}
+        spoiled = {place.bundle_id for place, manifest in seen.items() if manifest is None}
         return self._write(bundle, 0, listing, spoiled, frozenset(union), False, deadline)
 
     def _manifests(
-        self, variant: str, listing: Listing, deadline: Deadline
-    ) -> tuple[list[BundlePlace], Objects, Listing]:
-        """Fetch the manifests of a variant; return where they lie, what they hold, and the listing without lost ones.
+        self, kind: str, key: str, variant: str, listing: Listing, deadline: Deadline
+    ) -> tuple[Mapping[BundlePlace, Manifest | None], Listing]:
+        """Fetch the manifests of a variant; return them, None for a spoiled one, and the listing without lost ones.
 
         One may be lost between the listing and the request: a server that ignores conditions replaces it, or somebody
         has deleted it. It is not spoiled, only absent.
         """
-        places = rivals_in(listing).get(variant, [])
-        objects = self.bucket.get_many([place.manifest for place in places], timeout=deadline.left)
-        lost = {name for name, data in objects.items() if data is None}
-        return (
-            [place for place in places if place.manifest not in lost],
-            objects,
-            {name: info for name, info in listing.items() if name not in lost},
-        )
+        search = Candidates(self.bucket, self._own, kind, key, listing, deadline)
+        search.accepted({variant: rivals_in(kind, listing).get(variant, [])})
+        return search.seen, {name: info for name, info in listing.items() if name not in search.lost}
 
     def _pack(
         self, manifest: Manifest, place: BundlePlace, listing: Listing, reread: bool, deadline: Deadline
@@ -254,13 +249,13 @@ class Store(Reader):
             return "bad", None
         if not reread:
             return "good", None
-        data = self.bucket.get(place.pack, timeout=deadline.left)
-        if data is None:
-            return "absent", None  # since it was listed
         try:
+            data = self.bucket.get(place.pack, limit=manifest.pack.size, timeout=deadline.left)
+            if data is None:
+                return "absent", None  # since it was listed
             bundle = packs.decode(data, manifest)
             return "good", _without(bundle, manifest.inline or ())
-        except PackError as exc:
+        except (PackError, UnfitObjectError) as exc:
             log.warning("%s is damaged: %s", place.pack, exc)
             return "bad", None
 
