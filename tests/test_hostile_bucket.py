@@ -16,12 +16,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.bundles import make_bundle
+from tests.bundles import make_bundle, make_kernel
 from tests.keys import make_key
 from tests.raw import RawBucket
 from tritonsync.errors import FormatError, RemoteTimeoutError
 from tritonsync.format import manifest as manifests
-from tritonsync.format.bundle import Bundle, Digest
+from tritonsync.format.bundle import Bundle, Digest, Payload
 from tritonsync.format.kernel import content_id
 from tritonsync.format.manifest import Environment, FileEntry, KernelEntry, Manifest
 from tritonsync.format.signing import Signer, TrustPolicy
@@ -29,6 +29,8 @@ from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_
 from tritonsync.store import Store
 from tritonsync.store.catalog import Catalog
 from tritonsync.store.verify import verify
+from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.pull import pull
 
 GIB = 1024**3
 MIB = 1024**2
@@ -283,6 +285,32 @@ def test_many_refusals_are_a_few_lines(folder: RawBucket, signed: Store, caplog:
     signed.load("fx_graph", "key")
     assert len(caplog.records) == 4
     assert "100 bundles below bundles/fx_graph/key/ in all" in caplog.records[-1].getMessage()
+
+
+def test_a_bad_entry_of_a_workload_does_not_end_a_pull(
+    folder: RawBucket, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is one warning; what else is listed arrives, and nothing is touched outside of the cache."""
+    store = folder.store()
+    kernel = make_kernel(0, device=None)
+    store.publish(Bundle("triton", kernel.hash, kernels=(kernel,)))
+    entries = [
+        {"kind": "triton", "key": key, "variant": "default"}
+        for key in ("../../../etc", "a\0b", "x" * 5000, kernel.hash, "..")
+    ]
+    text = json.dumps({"inductor_dir": "/x", "entries": entries}).encode()
+    store.publish_newest(Bundle("workload", "run", payloads=(Payload(LIST, text),)), inline=(LIST,))
+    pulled = pull(store, LocalCaches.at(tmp_path / "cache"), "run")
+    assert (pulled.kernels_emitted, pulled.missing) == (1, ())
+    assert [record.getMessage()[:36] for record in caplog.records] == ["4 entries of workload run are left o"]
+
+
+def test_a_list_that_cannot_be_read_makes_room_for_the_one_before(folder: RawBucket, tmp_path: Path) -> None:
+    """A pull takes the newest that it can use."""
+    store = folder.store()
+    store.publish_newest(bundle_of_workload("run", Workload(inductor_dir="/old", entries=())), inline=(LIST,))
+    store.publish_newest(Bundle("workload", "run", payloads=(Payload(LIST, b"[" * 100_000),)), inline=(LIST,))
+    assert pull(store, LocalCaches.at(tmp_path / "cache"), "run").written_at == "/old"
 
 
 def test_bad_text_in_a_pickle_costs_little_more_than_its_bytes() -> None:

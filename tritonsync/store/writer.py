@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import logging
 import time
@@ -25,7 +26,7 @@ from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import in_parallel
 from tritonsync.remote.waiting import Deadline
-from tritonsync.store.candidates import Candidates, Listing, newest_variants, rivals_in
+from tritonsync.store.candidates import Candidates, Listing, check_time, newest_variants, rivals_in
 from tritonsync.store.reader import Found, Loaded, Reader, united
 
 __all__ = ["Found", "Loaded", "Published", "Store"]
@@ -253,7 +254,7 @@ class Store(Reader):
             data = self.bucket.get(place.pack, limit=manifest.pack.size, timeout=deadline.left)
             if data is None:
                 return "absent", None  # since it was listed
-            bundle = packs.decode(data, manifest)
+            bundle = packs.decode(data, manifest, functools.partial(check_time, deadline, place.prefix))
             return "good", _without(bundle, manifest.inline or ())
         except (PackError, UnfitObjectError) as exc:
             log.warning("%s is damaged: %s", place.pack, exc)
