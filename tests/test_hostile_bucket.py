@@ -17,9 +17,11 @@ import msgspec
 import pytest
 
 from tests.bundles import make_bundle, make_kernel
+from tests.faultproxy import FaultProxy, answer
 from tests.keys import make_key
 from tests.raw import RawBucket
-from tritonsync.errors import FormatError, RemoteTimeoutError
+from tests.servers import Server
+from tritonsync.errors import FormatError, RemoteError, RemoteTimeoutError
 from tritonsync.format import manifest as manifests
 from tritonsync.format.bundle import Bundle, Digest, Payload
 from tritonsync.format.kernel import content_id
@@ -335,3 +337,30 @@ def test_the_measure_measures() -> None:
     """A child that takes 200 MB is seen to take them."""
     _, peak = run_child("data = bytearray(200 * 1024 * 1024)")
     assert 200 * MIB < peak < 300 * MIB
+
+
+def test_one_variant_that_cannot_be_read_does_not_cost_the_others(s3_proxy: FaultProxy, moto_server: Server) -> None:
+    """An error of one manifest is that of its variant, unless there is nothing else."""
+    place = moto_server.place(endpoint=s3_proxy.url)
+    with RawBucket(place.url, place.options) as raw:
+        store = raw.store()
+        for variant in ("default", "0123456789abcdef"):
+            store.publish(make_bundle(variant=variant, build=variant))
+        for fault, wanted in ((answer(501), 1), (answer(403), 1)):
+            s3_proxy.fail(fault, method="GET", path="/default/", times=9)
+            assert len(store.load("fx_graph", "key").bundles) == wanted
+            s3_proxy.heal()
+        s3_proxy.fail(answer(501), method="GET", path="/manifest.json", times=9)
+        with pytest.raises(RemoteError, match="501"):
+            store.load("fx_graph", "key")
+
+
+def test_a_bundle_that_fails_leaves_its_share_of_a_load(folder: RawBucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be loaded is not counted."""
+    store = folder.store()
+    for number in range(2):
+        store.publish(make_bundle(variant=f"{number:016x}", build=str(number)))
+    folder.damage(folder.only("0000000001/.*pack"), "flip")
+    monkeypatch.setattr("tritonsync.store.reader.MAX_LOAD_BYTES", 1 + sum(k.size for k in make_bundle().kernels) + 10)
+    [loaded] = store.load("fx_graph", "key").bundles
+    assert loaded.bundle == make_bundle(variant=f"{0:016x}", build="0")

@@ -29,7 +29,8 @@ GRAPHS = ("fx_graph", "aot_autograd")
 CHANGING = ("pgo", "workload")
 DEFAULT_VARIANT = "default"
 
-_HASH = re.compile(r"[0-9a-f]{16}")
+#: Of a value that belongs to one rank of a job, the end says which.
+_GRAPH_VARIANT = re.compile(r"(default|[0-9a-f]{16})(-rank[0-9]{1,9}of[0-9]{1,9})?")
 _TIME = re.compile(r"[0-9]{10}")
 
 
@@ -41,7 +42,7 @@ def is_variant(kind: str, variant: str) -> bool:
         return _TIME.fullmatch(variant) is not None
     if kind == "triton":  # the name of a GPU, or of a Python and a machine
         return is_name(variant) and variant == variant.strip(".-")
-    return _HASH.fullmatch(variant) is not None or (kind in GRAPHS and variant == AUTOTUNE)
+    return _GRAPH_VARIANT.fullmatch(variant) is not None or (kind in GRAPHS and variant == AUTOTUNE)
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):

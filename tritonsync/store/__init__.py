@@ -2,7 +2,7 @@
 
 It composes the format and the bucket. It may not know the caches of this host.
 
-Imports: errors, times, settings, format, remote.
+Imports: errors, times, messages, settings, format, remote.
 """
 
 from tritonsync.store.reader import Found, Loaded

@@ -12,11 +12,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tritonsync.errors import FormatError, RemoteError, RemoteTimeoutError, UnfitObjectError
+from tritonsync.errors import AccessDeniedError, FormatError, RemoteError, RemoteTimeoutError, UnfitObjectError
 from tritonsync.format.bundle import CHANGING, is_variant
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix, parse_manifest_name
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.signing import TrustPolicy
+from tritonsync.messages import warn_once
 from tritonsync.remote.bucket import Bucket, Fetched, ObjectInfo
 from tritonsync.remote.waiting import Deadline
 
@@ -27,6 +28,8 @@ __all__ = [
     "Groups",
     "Listing",
     "check_time",
+    "fullest_first",
+    "granted",
     "newest_variants",
     "rivals_in",
 ]
@@ -64,7 +67,8 @@ class Candidates:
 
     Attributes:
         seen: what was looked at, in order; None for what was refused.
-        lost: names of manifests that were listed and are gone.
+        lost: names of manifests that were listed and are gone, or that this identity may not read.
+        failed: variants of which a manifest could not be asked for, and why.
         along: objects that were fetched with the first round.
     """
 
@@ -76,6 +80,7 @@ class Candidates:
         self._count, self._bytes, self._refused = MAX_MANIFESTS, MAX_BYTES, 0
         self.seen: dict[BundlePlace, Manifest | None] = {}
         self.lost: set[str] = set()
+        self.failed: dict[str, RemoteError] = {}
         self.along: dict[str, Fetched] = {}
 
     def accepted(
@@ -84,6 +89,7 @@ class Candidates:
         enough: int = 1,
         *,
         usable: Callable[[Manifest], bool] = lambda _: True,
+        first: Mapping[str, int] | None = None,
         along: Mapping[str, int] | None = None,
     ) -> Accepted:
         """Return the accepted manifests of each variant, highest generation first, and where they lie.
@@ -92,18 +98,19 @@ class Candidates:
             groups: the bundles to look at.
             enough: variants that are wanted; autotune results come besides.
             usable: whether a manifest counts as one that is wanted.
+            first: of how many rivals of a variant the first round is, where not of `MAX_RIVALS`.
             along: names and sizes of objects to be fetched with the first round.
 
         Raises:
-            RemoteError: the bucket could not be asked, or there is no time left.
+            RemoteTimeoutError: there is no time left.
         """
         found: Accepted = {}
         left = {variant: deque(places) for variant, places in groups.items()}
         factor = 1
         while True:
             wanted = enough - sum(any(usable(manifest) for manifest, _ in each) for each in _variants(found))
-            places = self._round(left, found, wanted * factor, MAX_RIVALS * factor)
-            if not places and not along:
+            places = self._round(left, found, wanted * factor, factor, first or {})
+            if self.failed or not (places or along):
                 break
             for place, manifest in self._fetch(places, along or {}):
                 found.setdefault(place.variant, []).append((manifest, place))
@@ -116,14 +123,20 @@ class Candidates:
         }
 
     def _round(
-        self, left: Mapping[str, deque[BundlePlace]], found: Accepted, variants: int, rivals: int
+        self,
+        left: Mapping[str, deque[BundlePlace]],
+        found: Accepted,
+        variants: int,
+        factor: int,
+        first: Mapping[str, int],
     ) -> list[BundlePlace]:
-        """Choose what to look at next: so many rivals of so many variants of which nothing was accepted yet."""
+        """Choose what to look at next: some rivals of so many variants of which nothing was accepted yet."""
         chosen: list[BundlePlace] = []
         for variant, places in left.items():
             if variant in found or not places or (variant != AUTOTUNE and variants <= 0):
                 continue
             variants -= variant != AUTOTUNE
+            rivals = factor * first.get(variant, MAX_RIVALS)
             for place in [places.popleft() for _ in range(min(rivals, len(places)))]:
                 size = self._listing[place.manifest].size
                 if self._count > 0 and size <= self._bytes:
@@ -139,30 +152,33 @@ class Candidates:
         objects = self._bucket.get_many({**limits, **along}, timeout=self._deadline.left)
         self.along.update((name, objects[name]) for name in along)
         for place in places:
-            data = objects.pop(place.manifest)
-            if isinstance(data, RemoteError):
-                if place.variant != AUTOTUNE:
-                    raise data
-            elif data is None:
-                self.lost.add(place.manifest)
-            else:
-                check_time(self._deadline, self._prefix)
-                manifest = self.seen[place] = self._accept(data, place)
-                if manifest is not None:
-                    yield place, manifest
+            check_time(self._deadline, self._prefix)
+            manifest = self._accept(objects.pop(place.manifest), place)
+            if manifest is not None:
+                yield place, manifest
 
-    def _accept(self, data: bytes | UnfitObjectError, place: BundlePlace) -> Manifest | None:
+    def _accept(self, fetched: Fetched, place: BundlePlace) -> Manifest | None:
         """Return the manifest, or None, with a warning, if its size, signature, place or content is unfit."""
         try:
-            if isinstance(data, UnfitObjectError):
-                raise data
+            data = granted(fetched)
+            if data is None:
+                self.lost.add(place.manifest)
+                return None
+            self.seen[place] = None
             manifest = self._trust.accept(data, place)
+        except RemoteError as exc:
+            self.failed[place.variant] = exc
+            return None
         except FormatError as exc:
+            self.seen[place] = None
             self._refused += 1
             if self._refused <= _SAID:
                 log.warning("left out of the cache: %s", exc)
             return None
-        return manifest if (manifest.kind, manifest.key) == (self._kind, self._key) else None
+        if (manifest.kind, manifest.key) != (self._kind, self._key):
+            return None
+        self.seen[place] = manifest
+        return manifest
 
     def _say_how_many(self) -> None:
         if self._refused > _SAID:
@@ -177,6 +193,32 @@ def check_time(deadline: Deadline, what: str) -> None:
     """
     if deadline.left == 0.0:
         raise RemoteTimeoutError(f"{what} was given up: there was no time left to read what lies there")
+
+
+def granted(data: Fetched) -> bytes | None:
+    """Return an object; one that was refused counts as missing, said once.
+
+    Whoever may list a bucket and is refused one object meets a matter of that object: another storage class, another
+    encryption key, another mode. A refusal that concerns everything is met by the listing, and raised there.
+
+    Raises:
+        UnfitObjectError: it is larger than it may be, or no regular file.
+        RemoteError: the bucket could not be asked.
+    """
+    if isinstance(data, AccessDeniedError):
+        warn_once(log, "refused", "going on without one object: %s", data)
+        return None
+    if isinstance(data, (RemoteError, UnfitObjectError)):
+        raise data
+    return data
+
+
+def fullest_first(places: Iterable[BundlePlace], listing: Listing) -> list[BundlePlace]:
+    """Sort the lists of autotune results of a key: the first holds what the others do, but for writers that raced.
+
+    A list is only ever followed by a fuller one. Their times would not do: a copied bucket has others.
+    """
+    return sorted(places, key=lambda place: (listing[place.manifest].size > _LARGE, -listing[place.manifest].size))
 
 
 def rivals_in(kind: str, listing: Listing) -> dict[str, list[BundlePlace]]:

@@ -14,7 +14,7 @@ import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tritonsync.errors import FormatError, PackError, RemoteError, UnfitObjectError
+from tritonsync.errors import AccessDeniedError, FormatError, PackError, RemoteError, UnfitObjectError
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix
@@ -28,6 +28,8 @@ from tritonsync.store.candidates import (
     Groups,
     Listing,
     check_time,
+    fullest_first,
+    granted,
     newest_variants,
     rivals_in,
 )
@@ -113,44 +115,66 @@ class Reader:
         packs_too = _small_packs(groups, newest, listing) if have is None else {}
         search = Candidates(self.bucket, self.trust, kind, key, listing, deadline)
         candidates = search.accepted(
-            {AUTOTUNE: rivals.get(AUTOTUNE, []), **groups}, newest, usable=self._is_for_this_host, along=packs_too
+            {AUTOTUNE: fullest_first(rivals.get(AUTOTUNE, []), listing), **groups},
+            newest,
+            usable=self._is_for_this_host,
+            first={AUTOTUNE: 1},
+            along=packs_too,
         )
         autotune = [manifest for manifest, _ in candidates.pop(AUTOTUNE, [])]
-        present: list[Manifest] = []
+        failed = [error for variant, error in search.failed.items() if variant != AUTOTUNE]
         bundles: list[Loaded] = []
+        present: list[Manifest] = []
         damaged: set[str] = set()
-        promised = 0
         for variant, rivals_of_variant in candidates.items():
             if len(bundles) + len(present) == newest:
                 break
-            for found, place in rivals_of_variant:
-                check_time(deadline, place.prefix)
-                if not self._is_for_this_host(found):
-                    damaged.discard(variant)  # good, but not for this host
-                    break
-                if have is not None and have(found):
-                    present.append(found)
-                    damaged.discard(variant)
-                    break
-                promised += found.content_size
-                if promised > MAX_LOAD_BYTES:
-                    log.warning("%s is left out: more than %d bytes in one load", place.prefix, MAX_LOAD_BYTES)
-                    break
-                try:
-                    bundle = self._content(found, place, search.along.get(place.pack), deadline)
-                except PackError:
-                    damaged.add(variant)
-                    continue
-                if bundle is not None:
-                    bundles.append(Loaded(bundle, found, place))
-                    damaged.discard(variant)
-                    break
-        return Found(tuple(bundles), tuple(present), united(autotune), frozenset(damaged))
+            left = MAX_LOAD_BYTES - sum(loaded.manifest.content_size for loaded in bundles)
+            try:
+                found = self._load_variant(rivals_of_variant, search.along, left, have, deadline)
+            except RemoteError as exc:  # one variant's trouble is not that of the others
+                log.info("%s/%s: variant %s is left out: %s", kind, key, variant, exc)
+                failed.append(exc)
+                continue
+            bundles += found.bundles
+            present += found.present
+            damaged |= found.damaged
+        if failed and not bundles and not present:
+            raise failed[0]
+        return Found(tuple(bundles), tuple(present), united(autotune[:1]), frozenset(damaged))
+
+    def _load_variant(
+        self,
+        rivals: Iterable[tuple[Manifest, BundlePlace]],
+        fetched: Mapping[str, Fetched],
+        left: int,
+        have: Callable[[Manifest], bool] | None,
+        deadline: Deadline,
+    ) -> Found:
+        """Load the best bundle of one variant, of at most `left` bytes, unless it is here, or good but not for us."""
+        damaged: frozenset[str] = frozenset()
+        for manifest, place in rivals:
+            check_time(deadline, place.prefix)
+            if not self._is_for_this_host(manifest):
+                return Found()
+            if have is not None and have(manifest):
+                return Found(present=(manifest,))
+            if manifest.content_size > left:
+                log.warning("%s is left out: more than %d bytes in one load", place.prefix, MAX_LOAD_BYTES)
+                continue
+            try:
+                bundle = self._content(manifest, place, fetched.get(place.pack), deadline)
+            except PackError:
+                damaged = frozenset({place.variant})
+                continue
+            if bundle is not None:
+                return Found(bundles=(Loaded(bundle, manifest, place),))
+        return Found(damaged=damaged)
 
     def manifest(self, place: BundlePlace, *, timeout: float | None = None) -> Manifest | None:
-        """Fetch one manifest; None where it is missing or unfit."""
+        """Fetch one manifest; None where it is missing, refused or unfit."""
         try:
-            data = self.bucket.get(place.manifest, limit=MAX_MANIFEST_BYTES, timeout=timeout)
+            data = self._bytes(place.manifest, MAX_MANIFEST_BYTES, timeout)
             return None if data is None else self.trust.accept(data, place)
         except FormatError as exc:
             log.warning("left out of the cache: %s", exc)
@@ -191,10 +215,13 @@ class Reader:
         members: dict[str, bytes] = {}
         try:
             for member, (name, _) in entries.items():
-                data = _bytes_of(objects[name])
+                data = granted(objects[name])
                 if data is not None:
                     members[member] = data
             return packs.assemble(found, members)
+        except UnfitObjectError as exc:
+            log.warning("%s cannot be loaded: %s", place.prefix, exc)
+            raise PackError(str(exc)) from exc
         except PackError as exc:
             log.warning("%s cannot be loaded: %s", place.prefix, exc)
             if not is_missing:
@@ -203,19 +230,12 @@ class Reader:
 
     def _pack_bytes(self, size: int, place: BundlePlace, pack: Fetched, deadline: Deadline) -> bytes | None:
         """Return the pack that came with the manifest, or ask for it, now that its size is promised."""
-        if isinstance(pack, UnfitObjectError):
-            raise pack
-        if isinstance(pack, bytes):
-            return pack
-        return self.bucket.get(place.pack, limit=size, timeout=deadline.left)
+        if isinstance(pack, (bytes, UnfitObjectError, AccessDeniedError)):
+            return granted(pack)
+        return self._bytes(place.pack, size, deadline.left)
 
-
-def _bytes_of(data: Fetched) -> bytes | None:
-    if isinstance(data, RemoteError):
-        raise data
-    if isinstance(data, UnfitObjectError):
-        raise PackError(str(data)) from data
-    return data
+    def _bytes(self, name: str, limit: int, timeout: float | None) -> bytes | None:
+        return granted(self.bucket.get_many({name: limit}, timeout=timeout)[name])
 
 
 def _small_packs(groups: Groups, newest: int, listing: Listing) -> dict[str, int]:

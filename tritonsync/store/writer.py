@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from tritonsync import times
-from tritonsync.errors import PackError, UnfitObjectError
+from tritonsync.errors import PackError, RemoteError, UnfitObjectError
 from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle, Digest, Payload
@@ -191,7 +191,9 @@ class Store(Reader):
         timed = {variant: places for variant, places in groups.items() if variant.isdecimal()}
         search = Candidates(self.bucket, self._own, bundle.kind, bundle.key, listing, deadline)
         # The newest that counts: one that nobody signed could claim to be the newest for ever.
-        for newest, there in list(search.accepted(timed).items())[:1]:
+        accepted = search.accepted(timed)
+        _raise_first(search.failed)
+        for newest, there in list(accepted.items())[:1]:
             if any(_is_of(manifest, bundle) for manifest, _ in there):
                 same = dataclasses.replace(bundle, variant=newest)
                 return self.publish(same, reread=reread, inline=inline, timeout=deadline.left)
@@ -232,10 +234,11 @@ class Store(Reader):
         """Fetch the manifests of a variant; return them, None for a spoiled one, and the listing without lost ones.
 
         One may be lost between the listing and the request: a server that ignores conditions replaces it, or somebody
-        has deleted it. It is not spoiled, only absent.
+        has deleted it. It is not spoiled, only absent, and so is one that this identity may not read.
         """
         search = Candidates(self.bucket, self._own, kind, key, listing, deadline)
         search.accepted({variant: rivals_in(kind, listing).get(variant, [])})
+        _raise_first(search.failed)
         return search.seen, {name: info for name, info in listing.items() if name not in search.lost}
 
     def _pack(
@@ -251,9 +254,9 @@ class Store(Reader):
         if not reread:
             return "good", None
         try:
-            data = self.bucket.get(place.pack, limit=manifest.pack.size, timeout=deadline.left)
+            data = self._bytes(place.pack, manifest.pack.size, deadline.left)
             if data is None:
-                return "absent", None  # since it was listed
+                return "absent", None  # since it was listed, or for this identity
             bundle = packs.decode(data, manifest, functools.partial(check_time, deadline, place.prefix))
             return "good", _without(bundle, manifest.inline or ())
         except (PackError, UnfitObjectError) as exc:
@@ -309,6 +312,11 @@ class Store(Reader):
             MAX_GENERATION + 1,
         )
         return Published(None, created=False)
+
+
+def _raise_first(failed: Mapping[str, RemoteError]) -> None:
+    for error in failed.values():
+        raise error
 
 
 def _is_of(manifest: Manifest, bundle: Bundle) -> bool:
