@@ -3,7 +3,8 @@
 Whoever may write a bucket can put any number of bundles under a key. So what counts is what was accepted, not what was
 seen: a first round looks at the newest bundles of the newest variants, and as long as that gives too little the next
 looks at twice as many. Of a usual key all is known after the first. What a lookup may cost has totals all the same, in
-manifests, in bytes and in time, and the small manifests come first: large ones of a stranger hide nothing.
+manifests, in bytes and in time; no manifest takes more than a quarter of the bytes that are left, so that large ones of
+a stranger leave room for a small good one.
 """
 
 from __future__ import annotations
@@ -43,8 +44,6 @@ MAX_RIVALS = 8
 #: Manifests that one lookup fetches, and their bytes.
 MAX_MANIFESTS = 512
 MAX_BYTES = 64 * 1024 * 1024
-#: A manifest of 7,000 files; larger ones come after all others.
-_LARGE = 1024 * 1024
 #: Refused manifests that have a warning of their own.
 _SAID = 3
 
@@ -77,7 +76,8 @@ class Candidates:
     ) -> None:
         self._bucket, self._trust, self._listing, self._deadline = bucket, trust, listing, deadline
         self._kind, self._key, self._prefix = kind, key, key_prefix(kind, key)
-        self._count, self._bytes, self._refused = MAX_MANIFESTS, MAX_BYTES, 0
+        self._count, self._bytes = MAX_MANIFESTS, MAX_BYTES
+        self._refused = self._said = 0
         self.seen: dict[BundlePlace, Manifest | None] = {}
         self.lost: set[str] = set()
         self.failed: dict[str, RemoteError] = {}
@@ -135,17 +135,23 @@ class Candidates:
         for variant, places in left.items():
             if variant in found or not places or (variant != AUTOTUNE and variants <= 0):
                 continue
-            variants -= variant != AUTOTUNE
-            rivals = factor * first.get(variant, MAX_RIVALS)
-            for place in [places.popleft() for _ in range(min(rivals, len(places)))]:
-                size = self._listing[place.manifest].size
-                if self._count > 0 and size <= self._bytes:
-                    self._count -= 1
-                    self._bytes -= size
-                    chosen.append(place)
-                else:
-                    self._refused += 1
+            rivals = list(self._affordable(places, factor * first.get(variant, MAX_RIVALS)))
+            variants -= bool(rivals) and variant != AUTOTUNE
+            chosen += rivals
         return chosen
+
+    def _affordable(self, places: deque[BundlePlace], count: int) -> Iterable[BundlePlace]:
+        """Take the next bundles whose manifests the totals allow."""
+        while places and count > 0:
+            place = places.popleft()
+            size = self._listing[place.manifest].size
+            if self._count > 0 and size <= self._bytes // 4:
+                self._count -= 1
+                self._bytes -= size
+                count -= 1
+                yield place
+            else:
+                self._refused += 1
 
     def _fetch(self, places: Iterable[BundlePlace], along: Mapping[str, int]) -> Iterable[tuple[BundlePlace, Manifest]]:
         limits = {place.manifest: self._listing[place.manifest].size for place in places}
@@ -172,7 +178,8 @@ class Candidates:
         except FormatError as exc:
             self.seen[place] = None
             self._refused += 1
-            if self._refused <= _SAID:
+            if self._said < _SAID:
+                self._said += 1
                 log.warning("left out of the cache: %s", exc)
             return None
         if (manifest.kind, manifest.key) != (self._kind, self._key):
@@ -181,7 +188,7 @@ class Candidates:
         return manifest
 
     def _say_how_many(self) -> None:
-        if self._refused > _SAID:
+        if self._refused > self._said:
             log.warning("left out of the cache: %d bundles below %s in all", self._refused, self._prefix)
 
 
@@ -218,14 +225,13 @@ def fullest_first(places: Iterable[BundlePlace], listing: Listing) -> list[Bundl
 
     A list is only ever followed by a fuller one. Their times would not do: a copied bucket has others.
     """
-    return sorted(places, key=lambda place: (listing[place.manifest].size > _LARGE, -listing[place.manifest].size))
+    return sorted(places, key=lambda place: -listing[place.manifest].size)
 
 
 def rivals_in(kind: str, listing: Listing) -> dict[str, list[BundlePlace]]:
-    """Group the bundles of a key's listing by variant, each group newest first, but those with large manifests last."""
+    """Group the bundles of a key's listing by variant, each group newest first."""
     rivals: dict[str, list[BundlePlace]] = {}
-    order = sorted(listing, key=lambda name: (listing[name].size > _LARGE, -(listing[name].modified or 0)))
-    for name in order:
+    for name in sorted(listing, key=lambda name: -(listing[name].modified or 0)):
         place = parse_manifest_name(name)
         if place is None or not is_variant(kind, place.variant):
             continue
@@ -248,7 +254,7 @@ def newest_variants(
     if kind in CHANGING:
         wanted.sort(key=lambda variant: not variant.isdecimal())
     else:
-        wanted.sort(key=lambda variant: -max(listing[place.manifest].modified or 0 for place in rivals[variant]))
+        wanted.sort(key=lambda variant: -(listing[rivals[variant][0].manifest].modified or 0))
     return {variant: rivals[variant] for variant in wanted}
 
 
