@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tempfile
 from pathlib import Path
 
@@ -50,6 +51,27 @@ def test_hostile_json_is_accepted_or_refused(name: str, seed: int) -> None:
     tally = fuzz.Tally(Path(tempfile.gettempdir()))
     tally.run(TARGETS[name], data)
     assert tally.found == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("manifest", rb'"generation":\d+', b'"generation":' + b"9" * 4000),
+        ("manifest", rb'"kind":"\w+"', b'"kind":"' + b"x" * 1_000_000 + b'"'),
+        ("manifest", rb'"inline":', b'"inline":' + b"[" * 1_000_000),
+        ("skeleton", rb'"size":\d+', b'"size":' + b"9" * 4000),
+        ("skeleton", rb'"cuts":\[', b'"cuts":[[1,"a","' + b"x" * 1_000_000 + b'"],'),
+        ("skeleton", rb'"cuts":\[', b'"' + b"x" * 1_000_000 + b'":1,"cuts":['),
+    ],
+)
+def test_what_is_long_is_shown_in_part(name: str, old: bytes, new: bytes) -> None:
+    """A message has some words of it."""
+    changed = [data for seed in TARGETS[name].seeds if (data := re.sub(old, lambda _: new, seed, count=1)) != seed]
+    assert changed
+    for data in changed:
+        with pytest.raises(FormatError) as caught:
+            TARGETS[name].run(data)
+        assert len(str(caught.value)) < 1000
 
 
 def test_a_find_is_reported(tmp_path: Path) -> None:
