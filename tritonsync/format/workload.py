@@ -64,7 +64,8 @@ def bundle_of_workload(name: str, workload: Workload, kernels: tuple[Kernel, ...
     """
     if len(workload.entries) > MAX_ENTRIES:
         raise FormatError(f"workload {name}: {len(workload.entries)} entries; {MAX_ENTRIES} are allowed")
-    ordered = Workload(inductor_dir=workload.inductor_dir, entries=tuple(sorted(set(workload.entries))))
+    entries = tuple(sorted(set(workload.entries)))
+    ordered = msgspec.structs.replace(workload, entries=entries, refused=0, refusal="")
     payload = Payload(LIST, msgspec.json.encode(ordered))
     return Bundle(kind="workload", key=workload_key(name), kernels=kernels, payloads=(payload,))
 
