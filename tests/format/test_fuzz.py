@@ -56,6 +56,7 @@ def test_hostile_json_is_accepted_or_refused(name: str, seed: int) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
+        ("manifest", rb'"format":1', b'"format":' + b"9" * 4000),
         ("manifest", rb'"generation":\d+', b'"generation":' + b"9" * 4000),
         ("manifest", rb'"kind":"\w+"', b'"kind":"' + b"x" * 1_000_000 + b'"'),
         ("manifest", rb'"inline":', b'"inline":' + b"[" * 1_000_000),

@@ -248,7 +248,8 @@ def decode(data: bytes, name: str) -> Manifest:
         stated = msgspec.json.decode(data, type=_Format).format
         if stated > FORMAT:
             raise NewerFormatError(
-                f"{name}: format {stated} is newer than {FORMAT}; upgrade tritonsync to read it", object_name=name
+                f"{name}: format {str(stated)[:20]} is newer than {FORMAT}; upgrade tritonsync to read it",
+                object_name=name,
             )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
