@@ -36,6 +36,7 @@ import pytest
 from tests.faultproxy import FaultProxy
 
 __all__ = [
+    "LIMIT",
     "Place",
     "Server",
     "fakegcs_server",
@@ -49,6 +50,9 @@ __all__ = [
     "s3_place",
     "upload_to_gcs",
 ]
+
+#: What an object may have in tests that are not about limits.
+LIMIT = 1 << 30
 
 _KEY = "tritonsync-test-key"
 _SECRET = "tritonsync-test-secret"

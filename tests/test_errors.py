@@ -55,7 +55,7 @@ def test_errors_name_what_they_are_about(tmp_path: Path) -> None:
             Catalog(bucket).kernels("ABC")
         assert nothing.value.url == bucket.url
         with pytest.raises(RemoteOffError) as off:
-            bucket.get("tritonsync.json", timeout=0)
+            bucket.get("tritonsync.json", limit=9, timeout=0)
         assert (off.value.url, off.value.object_name) == (bucket.url, "tritonsync.json")
     with pytest.raises(SettingsError) as setting:
         Settings.from_env({"TRITONSYNC_BUDGET_S": "soon"})

@@ -18,6 +18,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "triton": ("plugins/triton.py", "demo/kernels.py"),
     "fsspec": ("remote/",),
     "aiohttp": ("remote/",),
+    "botocore": ("remote/",),
     "tenacity": ("remote/",),
     "filelock": ("local/",),
     "zstandard": ("format/",),

@@ -124,16 +124,44 @@ def test_a_newer_format_is_left_alone(folder: RawBucket) -> None:
 
 
 def test_only_trusted_signatures_count(folder: RawBucket) -> None:
-    """Without trusted keys everything is good; with them, what nobody trusted has signed is bad."""
+    """Without trusted keys everything is good; with them, what nobody trusted has signed is untrusted, and stays."""
     ours, theirs = make_key(), make_key()
     save(folder, make_bundle("ours"), signer=Signer.from_pem(ours.private))
     save(folder, make_bundle("theirs"), signer=Signer.from_pem(theirs.private))
     save(folder, make_bundle("nobody's"))
     assert check(folder).bad == ()
-    bad = check(folder, trust=TrustPolicy.from_pems([ours.public])).bad
-    assert len(bad) == 2
-    assert "not trusted" in " ".join(problem.what for problem in bad)
-    assert not any("/ours/" in name for name in names(bad))
+    before = folder.contents()
+    found = check(folder, trust=TrustPolicy.from_pems([ours.public]), delete_bad=True)
+    assert (found.bad, found.incomplete, found.leftovers, found.removed) == ((), (), (), ())
+    assert len(found.untrusted) == 2
+    assert "not trusted" in " ".join(problem.what for problem in found.untrusted)
+    assert not any("/ours/" in name for name in names(found.untrusted))
+    assert folder.contents() == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_manifest_is_bad_whoever_is_trusted(folder: RawBucket, damage: str) -> None:
+    """Damage is told from a signature that is not trusted, and can be removed."""
+    ours = make_key()
+    trust = TrustPolicy.from_pems([ours.public])
+    save(folder, make_bundle("ours"), signer=Signer.from_pem(ours.private))
+    save(folder, make_bundle("nobody's"))
+    broken = folder.names("manifest")
+    for name in broken:
+        folder.damage(name, damage)
+    found = check(folder, trust=trust, delete_bad=True)
+    assert (sorted(names(found.bad)), found.untrusted) == (sorted(broken), ())
+    assert folder.names("^bundles/") == []
+
+
+def test_a_manifest_that_was_changed_after_it_was_signed_stays(folder: RawBucket) -> None:
+    """It is intact, and who trusts another key, or signs for another place, may have made it so."""
+    ours = make_key()
+    save(folder, make_bundle("ours"), signer=Signer.from_pem(ours.private))
+    name = folder.only("manifest")
+    folder.write(name, folder.read(name).replace(b'"compile_seconds":0.0', b'"compile_seconds":9.0'))
+    found = check(folder, trust=TrustPolicy.from_pems([ours.public]), delete_bad=True)
+    assert (found.bad, names(found.untrusted), found.removed) == ((), [name], ())
 
 
 def test_a_workload_is_verified_with_all_that_it_lists(folder: RawBucket) -> None:

@@ -12,6 +12,7 @@ Imports: redaction.
     │   ├── ManifestError                         a manifest that does not validate
     │   │   └── NewerFormatError                  ... because a newer tritonsync wrote it
     │   ├── PackError                             a pack that is truncated, padded, too large or other than promised
+    │   ├── UnfitObjectError                      an object that is larger than it may be, or no regular file
     │   ├── ValueSplitError                       a skeleton and kernels that do not make up the value
     │   └── TrustError                            a signature that is missing, unknown or wrong
     ├── LocalCacheError (OSError)                 a folder of this host cannot be read or written
@@ -54,6 +55,7 @@ __all__ = [
     "SettingsError",
     "TritonSyncError",
     "TrustError",
+    "UnfitObjectError",
     "UnknownWorkloadError",
     "UnsafeFolderError",
     "ValueSplitError",
@@ -113,6 +115,10 @@ class NewerFormatError(ManifestError):
 
 class PackError(FormatError):
     """A pack that is truncated, padded, larger than promised, or holds something else than promised."""
+
+
+class UnfitObjectError(FormatError):
+    """An object with more bytes than were promised or allowed, or one that is no regular file; it was not read."""
 
 
 class ValueSplitError(FormatError):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.cli.conftest import Run
+from tests.keys import make_key
 from tests.raw import RawBucket
 
 
@@ -47,6 +50,19 @@ def test_what_is_bad_can_be_removed(run: Run, vit: RawBucket, h200_vit: object) 
     assert run("verify", "--url", vit.url, "--delete-bad").code == 1
     assert run("verify", "--url", vit.url).code == 0
     assert run("push", "--url", vit.url, "--workload", "vit", "--inductor-dir", h200_vit).code == 0
+    assert vit.names() == before
+
+
+def test_what_nobody_trusted_has_signed_is_a_warning(run: Run, vit: RawBucket, tmp_path: Path) -> None:
+    """It is named apart, in text and JSON, is no failure, and is not removed."""
+    (tmp_path / "trusted.pem").write_bytes(make_key().public)
+    before, key = vit.names(), str(tmp_path / "trusted.pem")
+    ran = run("verify", "--url", vit.url, "--delete-bad", TRITONSYNC_TRUSTED_KEYS=key)
+    assert ran.code == 0
+    assert ran.err.count("untrusted: bundles/") == 4
+    assert "0 bad, 0 incomplete, 4 signed by nobody who is trusted" in ran.out
+    found = run("verify", "--url", vit.url, "--json", TRITONSYNC_TRUSTED_KEYS=key).json
+    assert (len(found["untrusted"]), found["bad"], found["leftovers"], found["removed"]) == (4, [], [], [])
     assert vit.names() == before
 
 

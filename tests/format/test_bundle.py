@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.format.strategies import kernels, payloads
 from tritonsync.errors import FormatError, HostileNameError
-from tritonsync.format.bundle import Bundle, Payload
+from tritonsync.format.bundle import Bundle, Payload, is_variant
 from tritonsync.format.kernel import Kernel, KernelFile
 
 ONE = Kernel("A", 0, (KernelFile("a.cubin", b"1"),))
@@ -60,3 +60,39 @@ def test_what_no_manifest_can_hold_is_refused(change: dict[str, object], message
     fields: dict[str, object] = {"kind": "pgo", "key": "key", **change}
     with pytest.raises(FormatError, match=message):
         Bundle(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [
+        ("fx_graph", "default"),
+        ("fx_graph", "0123456789abcdef"),
+        ("fx_graph", "autotune"),
+        ("aot_autograd", "autotune"),
+        ("aot_autograd", "0123456789abcdef-rank3of64"),
+        ("fx_graph", "default-rank0of2"),
+        ("pgo", "7777777777"),
+        ("workload", "7777777777"),
+        ("triton", "NVIDIA-H200"),
+        ("triton", "cpython-311-x86_64-linux-gnu.so-x86_64"),
+        ("triton", "part-0123456789abcdef"),
+    ],
+)
+def test_variants_that_writers_make_are_known(kind: str, variant: str) -> None:
+    """A hash, with or without a rank, a time, or the name of what a single kernel is for."""
+    assert is_variant(kind, variant)
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [
+        *[("fx_graph", name) for name in ("", "Default", "0" * 15, "0" * 17, "g" * 16, "0" * 16 + "\n", "0123456789")],
+        *[("aot_autograd", name) for name in ("-rank0of2", "default-rank0", "default-rank" + "1" * 10 + "of2")],
+        *[("workload", name) for name in ("0000", "00000000000", "-000000001", "autotune", "\u0660" * 10)],
+        *[("triton", name) for name in ("", ".", "..", "a/b", "a b", "-a", "a.", "a\0", "x" * 256)],
+        ("triton", "\u00e9"),
+    ],
+)
+def test_variants_that_no_writer_makes_are_told(kind: str, variant: str) -> None:
+    """They are not looked at."""
+    assert not is_variant(kind, variant)

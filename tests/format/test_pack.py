@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import os
 import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -255,11 +256,26 @@ def test_a_bomb_is_refused_before_memory_is_spent(describe: Describe) -> None:
 
 def test_a_window_above_8_mib_is_refused(describe: Describe) -> None:
     """A frame cannot ask for more memory than the format allows to a window."""
-    data = bytes(32 * MIB)
+    data = bytes(range(256)) * 128 + os.urandom(64 * 1024) + bytes(32 * MIB)
     manifest, _ = describe(Bundle("pgo", "k", payloads=(Payload("p", data),)))
     wide = _compress(_unpacked(packs.encode(Bundle("pgo", "k", payloads=(Payload("p", data),)))), window_log=24)
     with pytest.raises(PackError, match="window"):
         packs.decode(wide, _sealed(manifest, wide))
+
+
+def test_unpacking_can_be_given_up_between_two_files(describe: Describe) -> None:
+    """What is called before each file may raise; the files before it were read."""
+    manifest, pack = describe(BUNDLE)
+    calls = []
+
+    def give_up() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        packs.decode(pack, manifest, give_up)
+    assert packs.decode(pack, manifest, lambda: None) == BUNDLE
 
 
 def test_a_load_holds_the_content_once(describe: Describe) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 import uuid
@@ -14,7 +15,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tests.servers import Place, upload_to_gcs
+from tests.servers import LIMIT, Place, upload_to_gcs
 from tritonsync.errors import (
     FormatError,
     HostileNameError,
@@ -22,6 +23,7 @@ from tritonsync.errors import (
     RemoteError,
     RemoteOffError,
     SettingsError,
+    UnfitObjectError,
 )
 from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT
 from tritonsync.remote.bucket import Bucket
@@ -76,28 +78,55 @@ class TestContract:
         """An object comes back byte for byte."""
         data = bytes(range(256)) * 100
         assert bucket.create("kernels/HASH/id/name.cubin", data)
-        assert bucket.get("kernels/HASH/id/name.cubin") == data
+        assert bucket.get("kernels/HASH/id/name.cubin", limit=LIMIT) == data
 
     def test_get_of_a_missing_object_is_none(self, bucket: Bucket) -> None:
         """A miss is a value, in a place where nothing is, and beside another object."""
-        assert bucket.get("kernels/none") is None
+        assert bucket.get("kernels/none", limit=LIMIT) is None
         bucket.create("kernels/other", b"x")
-        assert bucket.get("kernels/none") is None
+        assert bucket.get("kernels/none", limit=LIMIT) is None
 
     def test_an_empty_object_is_not_a_miss(self, bucket: Bucket) -> None:
         """No bytes and no object are told apart."""
         bucket.create("empty", b"")
-        assert bucket.get("empty") == b""
+        assert bucket.get("empty", limit=LIMIT) == b""
+
+    def test_an_object_above_its_limit_is_refused_and_hardly_read(self, bucket: Bucket) -> None:
+        """The other side does not choose how much memory is spent: one byte above the limit is the last one read."""
+        bucket.create("a/object", bytes(100_000))
+        before = bucket.stats
+        for limit in (0, 9, 99_999):
+            with pytest.raises(UnfitObjectError, match=f"a/object has more than the {limit} bytes") as caught:
+                bucket.get("a/object", limit=limit)
+            assert caught.value.object_name == "a/object"
+        assert bucket.stats.bytes_down - before.bytes_down == 1 + 10 + 100_000
+        assert bucket.stats.requests - before.requests == 3
+        assert bucket.get("a/object", limit=100_000) == bytes(100_000)
+        found = bucket.get_many({"a/object": 1, "a/none": 1})
+        assert isinstance(found["a/object"], UnfitObjectError)
+        assert found["a/none"] is None
+
+    def test_an_object_of_nothing_keeps_any_limit(self, bucket: Bucket) -> None:
+        """A range of an empty object is refused by object stores, and is no error here."""
+        bucket.create("empty", b"")
+        assert [bucket.get("empty", limit=limit) for limit in (0, 1, LIMIT)] == [b"", b"", b""]
+
+    def test_a_marker_that_is_too_large_is_none(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
+        """It is said to be none, and is not read."""
+        put(FORMAT_OBJECT, FORMAT_CONTENT + b" " * 100_000)
+        with pytest.raises(FormatError, match="is not the marker"):
+            bucket.probe()
+        assert bucket.stats.bytes_down < 10_000
 
     def test_create_never_replaces(self, bucket: Bucket, place: Place) -> None:
         """The second writer learns that the object exists, and the first one's bytes stay."""
         assert bucket.create("a/object", b"first")
         if honours_conditions(place):
             assert not bucket.create("a/object", b"second")
-            assert bucket.get("a/object") == b"first"
+            assert bucket.get("a/object", limit=LIMIT) == b"first"
         else:
             assert bucket.create("a/object", b"second")
-            assert bucket.get("a/object") == b"second"
+            assert bucket.get("a/object", limit=LIMIT) == b"second"
 
     def test_get_sees_what_another_writer_put_after_a_listing(
         self, bucket: Bucket, put: Callable[[str, bytes], None]
@@ -105,7 +134,7 @@ class TestContract:
         """No listing is remembered: a new object of somebody else is neither missing nor unlisted."""
         assert bucket.list("a/") == {}
         put("a/new", b"bytes")
-        assert bucket.get("a/new") == b"bytes"
+        assert bucket.get("a/new", limit=LIMIT) == b"bytes"
         assert list(bucket.list("a/")) == ["a/new"]
 
     def test_get_many_tells_missing_from_present(self, bucket: Bucket) -> None:
@@ -114,9 +143,8 @@ class TestContract:
         for name in names[::2]:
             bucket.create(name, name.encode())
         expected = {name: (name.encode() if number % 2 == 0 else None) for number, name in enumerate(names)}
-        assert bucket.get_many(names) == expected
-        assert bucket.get_many([]) == {}
-        assert bucket.get_many(["many/000", "many/000"]) == {"many/000": b"many/000"}
+        assert bucket.get_many(dict.fromkeys(names, LIMIT)) == expected
+        assert bucket.get_many({}) == {}
 
     def test_list_gives_names_sizes_and_times_below_a_prefix(self, bucket: Bucket) -> None:
         """Names are relative to the URL, and a prefix is a folder: `a/b/` does not hold `a/bc`."""
@@ -135,15 +163,15 @@ class TestContract:
         bucket.create("a/object", b"x")
         bucket.delete("a/object")
         bucket.delete("a/object")
-        assert bucket.get("a/object") is None
+        assert bucket.get("a/object", limit=LIMIT) is None
         assert bucket.create("a/object", b"y")
 
     def test_probe_writes_the_marker_once(self, bucket: Bucket) -> None:
         """The first probe creates the marker, later ones find it."""
         assert bucket.probe(write=False) == "read-only"
-        assert bucket.get(FORMAT_OBJECT) is None
+        assert bucket.get(FORMAT_OBJECT, limit=LIMIT) is None
         assert bucket.probe() == "read-write"
-        assert bucket.get(FORMAT_OBJECT) == FORMAT_CONTENT
+        assert bucket.get(FORMAT_OBJECT, limit=LIMIT) == FORMAT_CONTENT
         assert bucket.probe() == "read-write"
 
     def test_probe_refuses_a_newer_format(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
@@ -151,7 +179,7 @@ class TestContract:
         put(FORMAT_OBJECT, b'{"format": 2}')
         with pytest.raises(NewerFormatError, match=r"tritonsync\.json says format 2.*upgrade"):
             bucket.probe()
-        assert bucket.get(FORMAT_OBJECT) == b'{"format": 2}'
+        assert bucket.get(FORMAT_OBJECT, limit=LIMIT) == b'{"format": 2}'
 
     def test_probe_refuses_a_file_that_is_no_marker(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
         """A file of that name that says no format is not taken for a marker."""
@@ -164,7 +192,7 @@ class TestContract:
         """A name is parts of harmless characters, and stays below the limit of object stores."""
         for name in ("", "/a", "a/", "a//b", "../a", "a/../b", "a/./b", "a b", "a\\b", "é", "a\0", "a" * 256):
             with pytest.raises(HostileNameError):
-                bucket.get(name)
+                bucket.get(name, limit=LIMIT)
             with pytest.raises(HostileNameError):
                 bucket.create(name, b"")
         with pytest.raises(HostileNameError, match="1024"):
@@ -183,15 +211,15 @@ class TestContract:
         """A spent budget, passed as time-out, is told from a slow bucket."""
         for timeout in (0.0, -1.0):
             with pytest.raises(RemoteOffError, match="no time left"):
-                bucket.get("a", timeout=timeout)
-        assert isinstance(bucket.get_many(["a"], timeout=0.0)["a"], RemoteOffError)
+                bucket.get("a", limit=LIMIT, timeout=timeout)
+        assert isinstance(bucket.get_many({"a": LIMIT}, timeout=0.0)["a"], RemoteOffError)
         assert bucket.stats.requests == 0
 
     def test_stats_count_objects_and_bytes(self, bucket: Bucket, place: Place) -> None:
         """Bytes are those of contents; what existed before is not counted as created."""
         bucket.create("a", b"12345")
-        bucket.get("a")
-        bucket.get("missing")
+        bucket.get("a", limit=LIMIT)
+        bucket.get("missing", limit=LIMIT)
         stats = bucket.stats
         assert (stats.requests, stats.bytes_up, stats.bytes_down, stats.objects_created) == (3, 5, 5, 1)
         if honours_conditions(place):
@@ -213,7 +241,7 @@ class TestContract:
             if not honours_conditions(place):
                 # Every create replaces the object, and rclone has none or half of it for a moment (1.75).
                 together.wait()
-            found = shared.get(f"own/{number}"), shared.get("shared")
+            found = shared.get(f"own/{number}", limit=LIMIT), shared.get("shared", limit=LIMIT)
             if found != (str(number).encode(), b"same"):
                 wrong.append((number, found))
 
@@ -236,14 +264,14 @@ class TestContract:
         bucket.create("a", b"x")
         bucket.close()
         bucket.close()
-        assert bucket.get("a") == b"x"
+        assert bucket.get("a", limit=LIMIT) == b"x"
 
     def test_a_slash_at_the_end_of_the_url_changes_nothing(self, bucket: Bucket, place: Place) -> None:
         """Both spellings are one bucket."""
         bucket.create("a/object", b"x")
         with Bucket(place.url + "/", storage_options=place.options) as other:
             assert other.url == bucket.url
-            assert other.get("a/object") == b"x"
+            assert other.get("a/object", limit=LIMIT) == b"x"
             assert list(other.list("")) == ["a/object"]
 
 
@@ -322,7 +350,7 @@ def test_a_file_is_no_bucket(tmp_path: Path) -> None:
     bucket = Bucket(str(tmp_path / "file"))
     for verb in (
         bucket.probe,
-        lambda: bucket.get("a"),
+        lambda: bucket.get("a", limit=LIMIT),
         lambda: bucket.create("a", b"x"),
         lambda: bucket.create("a/b", b"x"),
     ):
@@ -331,12 +359,43 @@ def test_a_file_is_no_bucket(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
+@pytest.mark.parametrize("kind", ["zeros", "pipe", "socket", "folder", "circle"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a folder a device would give bytes without end, and a pipe would never open."""
+    path = tmp_path / "object"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        # By a short name: the path of a socket has at most 107 bytes.
+        monkeypatch.chdir(tmp_path)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("object")
+    else:
+        path.symlink_to("/dev/zero" if kind == "zeros" else path)
+    bucket = Bucket(str(tmp_path))
+    with pytest.raises(UnfitObjectError, match="object is no regular file"):
+        bucket.get("object", limit=LIMIT, timeout=5)
+    assert bucket.list() == {}
+
+
+def test_a_link_to_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    """Whoever set up the folder may have linked files into it."""
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "object").symlink_to("file")
+    bucket = Bucket(str(tmp_path))
+    assert bucket.get("object", limit=5) == b"12345"
+    with pytest.raises(UnfitObjectError):
+        bucket.get("object", limit=4)
+
+
 def test_storage_options_that_the_filesystem_does_not_take_are_named(s3_place: Place) -> None:
     """A misspelt option is a settings error that shows where it comes from, not a failure of the bucket."""
     bucket = Bucket(s3_place.url, storage_options={**s3_place.options, "max_concurrency": 0})
     for _ in range(10):
         with pytest.raises(SettingsError, match="TRITONSYNC_STORAGE_OPTIONS"):
-            bucket.get("a")
+            bucket.get("a", limit=LIMIT)
 
 
 def test_a_profile_that_does_not_exist_is_named(s3_place: Place) -> None:
@@ -345,7 +404,7 @@ def test_a_profile_that_does_not_exist_is_named(s3_place: Place) -> None:
         Bucket(s3_place.url, storage_options={"profile": "nobody-has-this"}) as bucket,
         pytest.raises(SettingsError, match="nobody-has-this"),
     ):
-        bucket.get("a")
+        bucket.get("a", limit=LIMIT)
 
 
 def test_options_of_the_user_win(s3_place: Place) -> None:
@@ -390,10 +449,10 @@ def test_bodies_over_a_hundred_megabytes_are_create_only_too(s3_place: Place) ->
     data = bytes(range(256)) * (401 * 1024)
     with Bucket(s3_place.url, storage_options=s3_place.options) as bucket:
         assert bucket.create("big", data)
-        assert bucket.get("big") == data
+        assert bucket.get("big", limit=LIMIT) == data
         assert not bucket.create("big", data[::-1])
         assert bucket.list("")["big"].size == len(data)
-        assert bucket.get("big") == data
+        assert bucket.get("big", limit=LIMIT) == data
 
 
 # aiohttp's advice to gcsfs, which hands it the body as bytes.
@@ -403,7 +462,7 @@ def test_bodies_over_fifty_megabytes_arrive_whole_on_gcs(gcs_place: Place) -> No
     data = bytes(range(256)) * (201 * 1024)
     with Bucket(gcs_place.url, storage_options=gcs_place.options) as bucket:
         assert bucket.create("big", data)
-        assert bucket.get("big") == data
+        assert bucket.get("big", limit=LIMIT) == data
 
 
 class ListOfOne(MemoryFileSystem):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.faultproxy import Fault, FaultProxy, answer, drop, hang, trickle
-from tests.servers import Place, Server
+from tests.servers import LIMIT, Place, Server
 from tritonsync.errors import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -62,7 +62,7 @@ def s3_error(status: int, code: str, message: str = "injected") -> Fault:
 
 #: Each verb, and the HTTP methods it uses.
 VERBS: Mapping[str, Callable[[Bucket], Any]] = {
-    "get": lambda bucket: bucket.get("a/object"),
+    "get": lambda bucket: bucket.get("a/object", limit=LIMIT),
     "create": lambda bucket: bucket.create("a/object", b"x"),
     "list": lambda bucket: bucket.list("a/"),
     "delete": lambda bucket: bucket.delete("a/object"),
@@ -77,7 +77,7 @@ def test_what_passes_is_repeated(verb: str, fault: Fault, bucket: Bucket, proxy:
     bucket.list("")
     proxy.fail(fault, times=2)
     VERBS[verb](bucket)
-    assert bucket.get("a/object") == (b"x" if verb == "create" else None)
+    assert bucket.get("a/object", limit=LIMIT) == (b"x" if verb == "create" else None)
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(bucket: Bucket, proxy: FaultProxy) -> None:
@@ -85,7 +85,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(bucket: Bucket, proxy: Fau
     data = os.urandom(300_000)
     bucket.create("a/object", data)
     proxy.fail(drop(after=100_000), times=2, method="GET")
-    assert bucket.get("a/object") == data
+    assert bucket.get("a/object", limit=LIMIT) == data
 
 
 def test_an_answer_that_is_no_listing_is_asked_for_again(bucket: Bucket, proxy: FaultProxy) -> None:
@@ -103,7 +103,7 @@ def test_what_does_not_pass_is_raised_after_all_attempts(bucket: Bucket, proxy: 
     proxy.clear()
     proxy.fail(answer(503), times=100)
     with pytest.raises(RemoteError, match=r"cannot read .*a/object: HTTP 503 .* after 4 attempts in \d\.\d s"):
-        bucket.get("a/object")
+        bucket.get("a/object", limit=LIMIT)
     assert proxy.count() == QUICK.attempts == 4
 
 
@@ -137,7 +137,7 @@ def test_each_repetition_is_logged_with_the_servers_answer(
     caplog.set_level("INFO", logger="tritonsync.remote")
     bucket.list("")
     proxy.fail(answer(503, b"please wait"), times=2)
-    assert bucket.get("a/object") is None
+    assert bucket.get("a/object", limit=LIMIT) is None
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("tritonsync")]
     assert len(lines) == 2
     for line in lines:
@@ -152,7 +152,7 @@ def test_the_breaker_leaves_a_failing_bucket_alone(place: Place, proxy: FaultPro
         proxy.fail(answer(500), times=100, method="GET")
         for _ in range(5):
             with pytest.raises(RemoteError, match="500"):
-                bucket.get("a")
+                bucket.get("a", limit=LIMIT)
         proxy.clear()
         for verb in VERBS.values():
             with pytest.raises(RemoteOffError, match="5 calls in a row failed"):
@@ -160,7 +160,7 @@ def test_the_breaker_leaves_a_failing_bucket_alone(place: Place, proxy: FaultPro
         assert proxy.count() == 0
         proxy.heal()
         time.sleep(0.6)
-        assert bucket.get("a") is None
+        assert bucket.get("a", limit=LIMIT) is None
         assert bucket.create("a", b"x")
 
 
@@ -169,9 +169,9 @@ def test_refusals_and_misses_do_not_open_the_breaker(bucket: Bucket, proxy: Faul
     proxy.fail(answer(403), times=10)
     for _ in range(10):
         with pytest.raises(AccessDeniedError):
-            bucket.get("a")
+            bucket.get("a", limit=LIMIT)
     for _ in range(10):
-        assert bucket.get("a") is None
+        assert bucket.get("a", limit=LIMIT) is None
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -205,7 +205,7 @@ def test_an_invalid_token_is_a_refusal(s3: Bucket, s3_proxy: FaultProxy) -> None
     """S3 says so with a 400."""
     s3_proxy.fail(s3_error(400, "InvalidToken"))
     with pytest.raises(AccessDeniedError, match=r"access denied.*injected"):
-        s3.get("a")
+        s3.get("a", limit=LIMIT)
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"])
@@ -213,11 +213,11 @@ def test_an_expired_token_is_no_missing_right(code: str, s3: Bucket, s3_proxy: F
     """Credentials are read anew once; if those have expired too, the message says that, and nothing of rights."""
     s3.create("a", b"x")
     s3_proxy.fail(s3_error(400, code))
-    assert s3.get("a") == b"x"
+    assert s3.get("a", limit=LIMIT) == b"x"
     s3_proxy.fail(s3_error(400, code), times=100)
     s3_proxy.clear()
     with pytest.raises(AccessDeniedError, match=r"have expired.*injected") as caught:
-        s3.get("a")
+        s3.get("a", limit=LIMIT)
     assert "needs s3:GetObject" not in str(caught.value)
     assert s3_proxy.count() == 2
 
@@ -233,10 +233,10 @@ def test_credentials_that_were_renewed_are_read(
     text = "[default]\naws_access_key_id = {}\naws_secret_access_key = secret\n"
     credentials.write_text(text.format("FIRST"))
     with Bucket(place.url, storage_options={"endpoint_url": s3_proxy.url}, patience=QUICK) as bucket:
-        assert bucket.get("a") is None
+        assert bucket.get("a", limit=LIMIT) is None
         credentials.write_text(text.format("SECOND"))
         s3_proxy.fail(s3_error(400, "ExpiredToken"))
-        assert bucket.get("a") is None
+        assert bucket.get("a", limit=LIMIT) is None
     keys = [request.headers["authorization"].partition("Credential=")[2][:5] for request in s3_proxy.requests]
     assert keys == ["FIRST", "FIRST", "SECON"]
 
@@ -249,7 +249,7 @@ def test_a_missing_bucket_is_told_from_a_missing_object(moto_server: Server, fak
                 verb(bucket)
         assert bucket.stats.requests == 6
     with Bucket("gs://no-such-bucket/p", storage_options=fakegcs_server.at("no-such-bucket", "p").options) as bucket:
-        assert bucket.get("a") is None
+        assert bucket.get("a", limit=LIMIT) is None
         for verb in (VERBS["create"], VERBS["list"], *PROBES):
             with pytest.raises(BucketNotFoundError, match="no bucket 'no-such-bucket'"):
                 verb(bucket)
@@ -261,7 +261,7 @@ def test_a_conflict_of_two_creations_is_repeated(s3: Bucket, s3_proxy: FaultProx
     assert s3.create("a", b"x")
     s3_proxy.fail(s3_error(409, "ConditionalRequestConflict"), times=2, method="PUT")
     assert not s3.create("a", b"y")
-    assert s3.get("a") == b"x"
+    assert s3.get("a", limit=LIMIT) == b"x"
 
 
 @pytest.mark.parametrize("fault", [answer(412), s3_error(412, "PreconditionFailed")], ids=["bare", "without-condition"])
@@ -278,7 +278,7 @@ def test_a_server_without_conditional_writes_is_written_without(s3: Bucket, s3_p
     assert s3.create("a", b"x")
     assert s3.create("b", b"y")
     assert s3_proxy.count("PUT") == s3.stats.requests == 3
-    assert s3.get_many(["a", "b"]) == {"a": b"x", "b": b"y"}
+    assert s3.get_many({"a": LIMIT, "b": LIMIT}) == {"a": b"x", "b": b"y"}
 
 
 def test_a_lost_answer_to_a_creation_is_no_error(bucket: Bucket, proxy: FaultProxy) -> None:
@@ -286,7 +286,7 @@ def test_a_lost_answer_to_a_creation_is_no_error(bucket: Bucket, proxy: FaultPro
     bucket.list("")
     proxy.fail(drop())
     assert not bucket.create("a/object", b"x")
-    assert bucket.get("a/object") == b"x"
+    assert bucket.get("a/object", limit=LIMIT) == b"x"
 
 
 def test_get_many_returns_errors_beside_objects(bucket: Bucket, proxy: FaultProxy) -> None:
@@ -294,7 +294,7 @@ def test_get_many_returns_errors_beside_objects(bucket: Bucket, proxy: FaultProx
     for name in ("a/1", "a/2", "a/3"):
         bucket.create(name, name.encode())
     proxy.fail(answer(403), times=100, path="a/2")
-    found = bucket.get_many(["a/1", "a/2", "a/3", "a/4"])
+    found = bucket.get_many(dict.fromkeys(["a/1", "a/2", "a/3", "a/4"], LIMIT))
     assert isinstance(found.pop("a/2"), AccessDeniedError)
     assert found == {"a/1": b"a/1", "a/3": b"a/3", "a/4": None}
 
@@ -303,7 +303,7 @@ def test_get_many_returns_errors_beside_objects(bucket: Bucket, proxy: FaultProx
 def test_a_silent_server_ends_at_the_deadline(verb: str, place: Place, proxy: FaultProxy) -> None:
     """A connection that is accepted and never answered costs what the caller allowed."""
     actions: Mapping[str, Callable[[Bucket], Any]] = {
-        "get": lambda bucket: bucket.get("a/object", timeout=0.5),
+        "get": lambda bucket: bucket.get("a/object", limit=LIMIT, timeout=0.5),
         "create": lambda bucket: bucket.create("a/object", b"x", timeout=0.5),
         "list": lambda bucket: bucket.list("a/", timeout=0.5),
         "delete": lambda bucket: bucket.delete("a/object", timeout=0.5),
@@ -317,7 +317,7 @@ def test_a_silent_server_ends_at_the_deadline(verb: str, place: Place, proxy: Fa
         # Ten seconds is what a client would wait by itself.
         assert time.monotonic() - began < 5
         proxy.heal()
-        assert bucket.get("other") is None
+        assert bucket.get("other", limit=LIMIT) is None
 
 
 def test_silence_is_cut_and_asked_again_within_the_deadline(place: Place, proxy: FaultProxy) -> None:
@@ -326,7 +326,7 @@ def test_silence_is_cut_and_asked_again_within_the_deadline(place: Place, proxy:
     with Bucket(place.url, storage_options=place.options, patience=patience) as bucket:
         bucket.list("")
         proxy.fail(hang(), method="GET")
-        assert bucket.get("a") is None
+        assert bucket.get("a", limit=LIMIT) is None
 
 
 def test_a_trickling_server_ends_at_the_deadline(place: Place, proxy: FaultProxy) -> None:
@@ -336,7 +336,7 @@ def test_a_trickling_server_ends_at_the_deadline(place: Place, proxy: FaultProxy
         proxy.fail(trickle(0.05), times=100, method="GET")
         began = time.monotonic()
         with pytest.raises(RemoteTimeoutError):
-            bucket.get("a", timeout=0.7)
+            bucket.get("a", limit=LIMIT, timeout=0.7)
         assert time.monotonic() - began < 5
 
 
@@ -346,7 +346,7 @@ def test_get_many_ends_at_the_deadline(place: Place, proxy: FaultProxy) -> None:
         bucket.list("")
         proxy.fail(hang(), times=100)
         began = time.monotonic()
-        found = bucket.get_many([f"a/{number}" for number in range(100)], timeout=0.7)
+        found = bucket.get_many({f"a/{number}": LIMIT for number in range(100)}, timeout=0.7)
         assert time.monotonic() - began < 5
         assert {type(outcome) for outcome in found.values()} <= {RemoteTimeoutError, RemoteOffError}
         assert len(found) == 100
@@ -368,7 +368,7 @@ def test_a_refused_connection_is_an_error_within_the_deadline(
     place = server.at("bucket", "p", endpoint=f"http://127.0.0.1:{unused_port()}")
     with Bucket(place.url, storage_options=place.options, patience=QUICK) as bucket:
         with pytest.raises(RemoteError, match=r"(?i)connect") as caught:
-            bucket.get("a")
+            bucket.get("a", limit=LIMIT)
         assert not isinstance(caught.value, RemoteTimeoutError)
         assert bucket.stats.requests == QUICK.attempts
 
@@ -382,7 +382,7 @@ def test_a_host_that_does_not_exist_is_an_error(scheme: str, moto_server: Server
         Bucket(place.url, storage_options=place.options, patience=QUICK) as bucket,
         pytest.raises(RemoteError, match=r"host\.invalid"),
     ):
-        bucket.get("a")
+        bucket.get("a", limit=LIMIT)
 
 
 class TestProbe:
@@ -417,7 +417,7 @@ class TestProbe:
         """S3 answers 403 for a marker that is not there yet; once written, it can be read."""
         s3_proxy.fail(s3_error(403, "AccessDenied"), times=1, method="GET")
         assert s3.probe() == "read-write"
-        assert s3.get(FORMAT_OBJECT) == FORMAT_CONTENT
+        assert s3.get(FORMAT_OBJECT, limit=LIMIT) == FORMAT_CONTENT
 
 
 def test_an_upload_that_hangs_is_tried_again(proxy: FaultProxy, place: Place) -> None:
@@ -427,5 +427,5 @@ def test_an_upload_that_hangs_is_tried_again(proxy: FaultProxy, place: Place) ->
     with Bucket(place.url, storage_options=place.options, patience=patience) as bucket:
         proxy.fail(hang(), method=method)
         bucket.create("a", b"x")
-        assert bucket.get("a") == b"x"
+        assert bucket.get("a", limit=LIMIT) == b"x"
     assert proxy.count(method) == 2

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.faultproxy import FaultProxy, hang
-from tests.servers import Place, Server
+from tests.servers import LIMIT, Place, Server
 from tritonsync.errors import MissingExtraError, RemoteError
 from tritonsync.remote.bucket import Bucket
 
@@ -49,7 +49,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(url: str, 
         from tritonsync.remote.bucket import Bucket
         bucket = Bucket({url!r})
         try:
-            bucket.get("a")
+            bucket.get("a", limit=9)
         except MissingExtraError as exc:
             print(exc)
         """
@@ -61,7 +61,7 @@ def test_any_other_package_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None
     """For filesystems that have no extra, fsspec's own advice is passed on."""
     monkeypatch.setitem(sys.modules, "adlfs", None)
     with pytest.raises(MissingExtraError, match="adlfs"):
-        Bucket("az://container/prefix").get("a")
+        Bucket("az://container/prefix").get("a", limit=LIMIT)
 
 
 def test_no_credentials_are_said_to_be_missing(moto_server: Server, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_no_credentials_are_said_to_be_missing(moto_server: Server, tmp_path: Pa
         from tritonsync.errors import AccessDeniedError
         from tritonsync.remote.bucket import Bucket
         try:
-            Bucket({place.url!r}).get("a")
+            Bucket({place.url!r}).get("a", limit=9)
         except AccessDeniedError as exc:
             print(exc)
         """,
@@ -95,14 +95,14 @@ def test_a_program_ends_at_once_after_a_silent_server(scheme: str, moto_server: 
             from tritonsync.errors import RemoteTimeoutError
             from tritonsync.remote.bucket import Bucket
             bucket = Bucket({place.url!r}, storage_options={dict(place.options)!r})
-            for call in (lambda: bucket.get("a", timeout=1.5), lambda: bucket.create("a", b"x", timeout=0.3)):
+            for call in (lambda: bucket.get("a", limit=9, timeout=1.5), lambda: bucket.create("a", b"x", timeout=0.3)):
                 try:
                     call()
                 except RemoteTimeoutError:
                     print("cut")
-            found = bucket.get_many([str(n) for n in range(8)], timeout=0.3)
+            found = bucket.get_many({{str(n): 9 for n in range(8)}}, timeout=0.3)
             print({{type(error).__name__ for error in found.values()}})
-            threading.Thread(target=bucket.get, args=("b",), daemon=True).start()
+            threading.Thread(target=bucket.get, args=("b",), kwargs={{"limit": 9}}, daemon=True).start()
             time.sleep(0.2)
             print(time.time())
             """,
@@ -129,7 +129,7 @@ def test_a_forked_child_uses_a_bucket_that_was_in_use(
     def ask() -> int:
         count = 0
         while not stop.is_set():
-            assert bucket.get("shared") == b"parent"
+            assert bucket.get("shared", limit=LIMIT) == b"parent"
             count += 1
             stop.wait(0.01)
         return count
@@ -143,7 +143,7 @@ def test_a_forked_child_uses_a_bucket_that_was_in_use(
                 status = 1
                 try:
                     # What a compile worker would do; it leaves without running exit handlers.
-                    right = bucket.get("shared", timeout=30) == b"parent"
+                    right = bucket.get("shared", limit=LIMIT, timeout=30) == b"parent"
                     right &= bucket.create(f"child/{number}", b"child", timeout=30)
                     status = 0 if right and bucket.stats.requests >= 2 else 2
                 finally:
@@ -227,7 +227,7 @@ def test_a_killed_local_writer_leaves_no_object(tmp_path: Path) -> None:
     (left,) = (folder / "a").iterdir()
     assert left.stat().st_size == 500
     bucket = Bucket(str(folder))
-    assert bucket.get("a/object") is None
+    assert bucket.get("a/object", limit=LIMIT) is None
     assert bucket.list("") == {}
     assert bucket.create("a/object", b"whole")
     assert left.exists()
@@ -247,7 +247,7 @@ def test_a_folder_without_hard_links_is_written_by_renaming(tmp_path: Path, monk
     bucket = Bucket(str(tmp_path))
     assert bucket.create("a/object", b"first")
     assert not bucket.create("a/object", b"second")
-    assert bucket.get("a/object") == b"first"
+    assert bucket.get("a/object", limit=LIMIT) == b"first"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["object"]
 
 
@@ -274,7 +274,7 @@ def test_a_folder_of_somebody_else_is_read_only() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
         bucket = Bucket(folder)
-        assert bucket.get("a") is None  # imports what the child may not be able to read
+        assert bucket.get("a", limit=LIMIT) is None  # imports what the child may not be able to read
         pid = os.fork()
         if pid == 0:
             status = 1

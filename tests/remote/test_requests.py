@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.faultproxy import FaultProxy, answer
-from tests.servers import Place, Server, run_rclone, upload_to_gcs
+from tests.servers import LIMIT, Place, Server, run_rclone, upload_to_gcs
+from tritonsync.errors import UnfitObjectError
 from tritonsync.format.layout import FORMAT_OBJECT
 from tritonsync.remote.bucket import Bucket
 
@@ -40,13 +41,20 @@ def bucket(place: Place) -> Iterator[Bucket]:
 
 def test_a_get_is_one_request_even_the_first(bucket: Bucket, proxy: FaultProxy) -> None:
     """No HEAD before it, no look-up of regions or bucket kinds, hit or miss."""
-    assert bucket.get("a/missing") is None
+    assert bucket.get("a/missing", limit=LIMIT) is None
     assert proxy.count() == bucket.stats.requests == 1
     bucket.create("a/object", b"x" * 100_000)
     proxy.clear()
-    assert bucket.get("a/object") is not None
+    assert bucket.get("a/object", limit=LIMIT) is not None
     assert proxy.seen() == proxy.seen()[:1]
     assert proxy.count("GET", "a/object") == 1
+    bucket.create("a/empty", b"")
+    proxy.clear()
+    with pytest.raises(UnfitObjectError):
+        bucket.get("a/object", limit=10)
+    assert proxy.count() == 1, proxy.seen()
+    assert bucket.get("a/empty", limit=LIMIT) == b""
+    assert proxy.count() == 2, proxy.seen()
 
 
 def test_a_create_is_one_request(bucket: Bucket, proxy: FaultProxy) -> None:
@@ -97,12 +105,12 @@ def test_a_listing_goes_on_after_a_page(kind: str, request: pytest.FixtureReques
 
 
 def test_get_many_is_one_request_each(bucket: Bucket, proxy: FaultProxy) -> None:
-    """Missing ones too; a name asked for twice is asked once."""
+    """Missing ones too."""
     for number in range(10):
         bucket.create(f"a/{number}", b"x")
     before = bucket.stats.requests
     proxy.clear()
-    bucket.get_many([f"a/{number}" for number in range(20)] * 2)
+    bucket.get_many({f"a/{number}": LIMIT for number in range(20)})
     assert proxy.count() == bucket.stats.requests - before == 20
 
 
@@ -112,7 +120,7 @@ def test_get_many_asks_in_parallel(bucket: Bucket, proxy: FaultProxy) -> None:
         bucket.create(f"a/{number:02}", b"x")
     proxy.latency = 0.1
     proxy.most_at_once = 0
-    bucket.get_many([f"a/{number:02}" for number in range(40)])
+    bucket.get_many({f"a/{number:02}": LIMIT for number in range(40)})
     assert 16 <= proxy.most_at_once <= 32
 
 
@@ -138,8 +146,8 @@ def test_connections_are_kept(server: str, request: pytest.FixtureRequest) -> No
         with Bucket(place.url, storage_options=place.options) as bucket:
             for number in range(5):
                 bucket.create(f"a/{number}", b"x")
-                bucket.get(f"a/{number}")
-                bucket.get("missing")
+                bucket.get(f"a/{number}", limit=LIMIT)
+                bucket.get("missing", limit=LIMIT)
                 bucket.list("a/")
             assert proxy.count() == 20, proxy.seen()
             # Not one: the next request may begin before aiohttp has taken back the connection of the last.
@@ -149,5 +157,5 @@ def test_connections_are_kept(server: str, request: pytest.FixtureRequest) -> No
 def test_a_failed_request_is_counted_with_its_repetition(bucket: Bucket, proxy: FaultProxy) -> None:
     """The counter tells what was sent, not what was asked for."""
     proxy.fail(answer(503), times=2, method="GET")
-    assert bucket.get("a") is None
+    assert bucket.get("a", limit=LIMIT) is None
     assert proxy.count() == bucket.stats.requests == 3

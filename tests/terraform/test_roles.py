@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.servers import LIMIT
 from tests.terraform.account import Account, Identity
 from tests.terraform.conftest import Shared
 from tritonsync.errors import AccessDeniedError
@@ -30,11 +31,11 @@ def test_writer_creates_and_cannot_delete(account: Account, shared: Shared, monk
         assert bucket.probe() == "read-write"
         assert bucket.create("kernels/hash/id/file", b"first")
         assert not bucket.create("kernels/hash/id/file", b"second")
-        assert bucket.get("kernels/hash/id/file") == b"first"
+        assert bucket.get("kernels/hash/id/file", limit=LIMIT) == b"first"
         assert "kernels/hash/id/file" in bucket.list()
         with pytest.raises(AccessDeniedError, match="s3:DeleteObject"):
             bucket.delete("kernels/hash/id/file")
-        assert bucket.get("kernels/hash/id/file") == b"first"
+        assert bucket.get("kernels/hash/id/file", limit=LIMIT) == b"first"
 
 
 def test_writer_creates_large_objects(account: Account, shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,8 +58,8 @@ def test_reader_reads_and_cannot_write(account: Account, shared: Shared, monkeyp
     writer.client("s3").put_object(**stored, Body=b"x", IfNoneMatch="*")
     with open_as(reader, shared.outputs["url"], monkeypatch) as bucket:
         assert bucket.probe() == "read-only"
-        assert bucket.get("bundles/stored") == b"x"
-        assert bucket.get("bundles/absent") is None
+        assert bucket.get("bundles/stored", limit=LIMIT) == b"x"
+        assert bucket.get("bundles/absent", limit=LIMIT) is None
         assert bucket.list("bundles/fx_graph/absent/") == {}
         with pytest.raises(AccessDeniedError, match="s3:PutObject"):
             bucket.create("bundles/mine", b"x")
@@ -81,7 +82,7 @@ def test_admin_deletes(account: Account, shared: Shared, monkeypatch: pytest.Mon
     with open_as(admin, shared.outputs["url"], monkeypatch) as bucket:
         assert bucket.create("bundles/old", b"x")
         bucket.delete("bundles/old")
-        assert bucket.get("bundles/old") is None
+        assert bucket.get("bundles/old", limit=LIMIT) is None
 
 
 def test_worker_with_a_role(account: Account, shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,4 +90,4 @@ def test_worker_with_a_role(account: Account, shared: Shared, monkeypatch: pytes
     reader = account.assume(shared.outputs["reader_role_arn"])
     with open_as(reader, shared.outputs["url"], monkeypatch) as bucket:
         assert bucket.probe() == "read-only"
-        assert bucket.get("bundles/absent") is None
+        assert bucket.get("bundles/absent", limit=LIMIT) is None

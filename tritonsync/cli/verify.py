@@ -38,8 +38,9 @@ def verify(
 ) -> None:
     """Read everything again and check every hash.
 
-    Names each object that is bad, and exits with 1 if there is one. Signatures are checked where keys are trusted. What
-    is missing but made up for by another object is a warning: it loads, and the next push adds it.
+    Names each object that is bad, and exits with 1 if there is one. Signatures are checked where keys are trusted; a
+    bundle that no trusted key has signed is a warning, and is never removed. What is missing but made up for by another
+    object is a warning: it loads, and the next push adds it.
     """
     from tritonsync.store.catalog import Catalog
     from tritonsync.store.keys import trust_of
@@ -53,13 +54,15 @@ def verify(
     with output.progress("verifying", "bundles") as progress:
         found = verify_bundles(Catalog(connection.bucket, trust=trust), key, delete_bad=delete_bad, progress=progress)
     seconds = round(time.perf_counter() - started, 3)
-    for label, problems in (("bad", found.bad), ("incomplete", found.incomplete), ("newer", found.newer)):
-        for problem in problems:
+    for label in ("bad", "incomplete", "newer", "untrusted"):
+        for problem in getattr(found, label):
             if not as_json:
                 complain(f"{label}: {problem.name}: {problem.what}")
     summary = f"{len(found.bad)} bad, {len(found.incomplete)} incomplete"
     if found.newer:
         summary += f", {len(found.newer)} of a newer format"
+    if found.untrusted:
+        summary += f", {len(found.untrusted)} signed by nobody who is trusted"
     if found.leftovers:
         summary += f", {amount(len(found.leftovers), 'leftover')} of writers that did not finish"
     if found.removed:

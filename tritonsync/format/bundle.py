@@ -10,15 +10,16 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import re
 from functools import cached_property
 
 import msgspec
 
 from tritonsync.errors import FormatError
 from tritonsync.format.kernel import Kernel
-from tritonsync.format.layout import check_key, check_name, check_text
+from tritonsync.format.layout import AUTOTUNE, check_key, check_name, check_text, is_name
 
-__all__ = ["CHANGING", "DEFAULT_VARIANT", "GRAPHS", "KINDS", "Bundle", "Digest", "Payload"]
+__all__ = ["CHANGING", "DEFAULT_VARIANT", "GRAPHS", "KINDS", "Bundle", "Digest", "Payload", "is_variant"]
 
 #: The caches a bundle can belong to.
 KINDS = ("fx_graph", "aot_autograd", "pgo", "dynamo", "triton", "workload")
@@ -28,6 +29,21 @@ GRAPHS = ("fx_graph", "aot_autograd")
 #: one bundle a key, `default`, which any that has a time goes before.
 CHANGING = ("pgo", "dynamo", "workload")
 DEFAULT_VARIANT = "default"
+
+#: Of a value that belongs to one rank of a job, the end says which.
+_GRAPH_VARIANT = re.compile(r"(default|[0-9a-f]{16})(-rank[0-9]{1,9}of[0-9]{1,9})?")
+_TIME = re.compile(r"[0-9]{10}")
+
+
+def is_variant(kind: str, variant: str) -> bool:
+    """Whether a bundle of this kind can have this variant: what no writer makes is not looked at."""
+    if variant == DEFAULT_VARIANT:
+        return True
+    if kind in CHANGING:
+        return _TIME.fullmatch(variant) is not None
+    if kind == "triton":  # the name of a GPU, or of a Python and a machine
+        return is_name(variant) and variant == variant.strip(".-")
+    return _GRAPH_VARIANT.fullmatch(variant) is not None or (kind in GRAPHS and variant == AUTOTUNE)
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,11 +26,13 @@ __all__ = [
     "AUTOTUNE",
     "FORMAT_CONTENT",
     "FORMAT_OBJECT",
+    "MAX_MARKER_BYTES",
     "BundlePlace",
     "check_format",
     "check_key",
     "check_name",
     "check_text",
+    "is_id",
     "is_name",
     "kernel_prefix",
     "key_prefix",
@@ -41,6 +43,12 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def is_id(text: str) -> bool:
+    """Whether it can be the id of a bundle or of a kernel's content: 32 hex digits."""
+    return _ID.fullmatch(text) is not None
 
 
 def is_name(name: str) -> bool:
@@ -102,6 +110,8 @@ def workload_key(name: str) -> str:
 
 FORMAT_OBJECT = "tritonsync.json"
 FORMAT_CONTENT = b'{"format": 1}'
+#: More than any format's marker will have.
+MAX_MARKER_BYTES = 4096
 #: Stands where a variant would, under an FX key; no variant is ever named so.
 AUTOTUNE = "autotune"
 
@@ -154,6 +164,8 @@ def parse_manifest_name(name: str) -> BundlePlace | None:
     """Return the place whose manifest this is, or None for any other object."""
     parts = name.split("/")
     if len(parts) != 6 or parts[0] != "bundles" or parts[5] != "manifest.json" or not all(map(is_name, parts)):
+        return None
+    if not is_id(parts[4]):
         return None
     return BundlePlace(kind=parts[1], key=parts[2], variant=parts[3], bundle_id=parts[4])
 

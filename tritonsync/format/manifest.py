@@ -33,15 +33,16 @@ from typing import Any
 import msgspec
 
 from tritonsync.errors import FormatError, ManifestError, NewerFormatError
-from tritonsync.format.bundle import KINDS, Bundle, Digest
+from tritonsync.format.bundle import KINDS, Bundle, Digest, is_variant
 from tritonsync.format.kernel import MAX_DEVICE, Kernel, content_id
-from tritonsync.format.layout import BundlePlace, check_key, check_name, stored_key
+from tritonsync.format.layout import BundlePlace, check_key, check_name, is_id, stored_key
 
 __all__ = [
     "FORMAT",
     "MAX_CONTENT_BYTES",
     "MAX_GENERATION",
     "MAX_MANIFEST_BYTES",
+    "MAX_RATIO",
     "Digest",
     "Environment",
     "FileEntry",
@@ -59,13 +60,19 @@ FORMAT = 1
 #: A variant whose bundles proved unusable is published anew this many times, then given up.
 MAX_GENERATION = 3
 #: A manifest of 100,000 files is about 15 MB; what is larger is not read.
-MAX_MANIFEST_BYTES = 64 * 1024 * 1024
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 
 #: The content of a bundle, decompressed; the largest seen has 28 MB. What promises more is not believed.
-MAX_CONTENT_BYTES = 4 * 1024**3
+MAX_CONTENT_BYTES = 2 * 1024**3
+#: Content a byte of pack. Graphs of H200 and CPU programs have 5 to 15, 300 nearly equal builds of one kernel 420.
+MAX_RATIO = 1000
+#: What a pack of any size may hold.
+_SMALL_CONTENT = 16 * 1024 * 1024
+
+#: Characters of what a manifest says that a message shows: numbers, too, can have thousands.
+_SHOWN = 300
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_ID = re.compile(r"[0-9a-f]{32}")
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
 _ED25519 = re.compile(r"[A-Za-z0-9+/]{86}==")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
@@ -238,11 +245,11 @@ def decode(data: bytes, name: str) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise ManifestError(f"{name}: not a manifest: {exc}", object_name=name) from exc
+        raise ManifestError(f"{name}: not a manifest: {str(exc)[:_SHOWN]}", object_name=name) from exc
     try:
         _validate(manifest)
     except FormatError as exc:
-        raise ManifestError(f"{name}: {exc}", object_name=name) from exc
+        raise ManifestError(f"{name}: {str(exc)[:_SHOWN]}", object_name=name) from exc
     if encode(manifest) != data:
         raise ManifestError(
             f"{name}: not written as canonical JSON, or with fields that format {FORMAT} does not have",
@@ -272,7 +279,7 @@ def check_readable(data: bytes, name: str) -> None:
         raise ManifestError(f"{name}: not a manifest: {exc}", object_name=name) from exc
     if stated > FORMAT:
         raise NewerFormatError(
-            f"{name}: format {stated} is newer than {FORMAT}; upgrade tritonsync to read it", object_name=name
+            f"{name}: format {str(stated)[:20]} is newer than {FORMAT}; upgrade tritonsync to read it", object_name=name
         )
 
 
@@ -282,9 +289,10 @@ def _validate(manifest: Manifest) -> None:
     if not 0 <= manifest.generation <= MAX_GENERATION:
         raise FormatError(f"generation {manifest.generation} is not 0 to {MAX_GENERATION}")
     if manifest.kind not in KINDS:
-        raise FormatError(f"kind {manifest.kind!r} does not exist")
+        raise FormatError(f"kind {manifest.kind[:80]!r} does not exist")
     check_key(manifest.key)
-    check_name(manifest.variant, "variant")
+    if not is_variant(manifest.kind, check_name(manifest.variant, "variant")):
+        raise FormatError(f"variant {manifest.variant[:80]!r} is none of kind {manifest.kind}")
     if not _TIME.fullmatch(manifest.created):
         raise FormatError(f"created {manifest.created[:80]!r} is no time such as 2026-11-23T03:44:55Z")
     if not 0 <= manifest.compile_seconds < math.inf:
@@ -300,13 +308,17 @@ def _validate(manifest: Manifest) -> None:
         if kernel.device is not None and not 0 <= kernel.device <= MAX_DEVICE:
             raise FormatError(f"kernel {kernel.hash}: device {kernel.device} is not 0 to {MAX_DEVICE}")
         _check_files(kernel.files)
-        if not _ID.fullmatch(kernel.content_id):
+        if not is_id(kernel.content_id):
             raise FormatError(f"kernel {kernel.hash}: content id {kernel.content_id[:80]!r}")
         if content_id((file.name, file.size, file.sha256) for file in kernel.files) != kernel.content_id:
             raise FormatError(f"kernel {kernel.hash}: its files are not those of content id {kernel.content_id}")
     _check_files(manifest.payloads)
     if manifest.content_size > MAX_CONTENT_BYTES:
         raise FormatError(f"a bundle of {manifest.content_size} bytes; {MAX_CONTENT_BYTES} are allowed")
+    if manifest.pack is not None and manifest.content_size > _SMALL_CONTENT + MAX_RATIO * manifest.pack.size:
+        raise FormatError(
+            f"{manifest.content_size} bytes in a pack of {manifest.pack.size}; {MAX_RATIO} times as many are allowed"
+        )
     if manifest.inline is not None:
         stated = {payload.name: (payload.size, payload.sha256) for payload in manifest.payloads}
         for name, text in manifest.inline.items():

@@ -124,11 +124,16 @@ def encode(bundle: Bundle) -> bytes:
     return b"".join([*packed, compressor.flush()])
 
 
-def decode(data: bytes, manifest: Manifest) -> Bundle:
+def decode(data: bytes, manifest: Manifest, before_each: Callable[[], None] = lambda: None) -> Bundle:
     """Read the pack of a manifest.
 
     Every byte is checked: size and sha256 of the pack, each tar header, size and sha256 of each file. No memory is
     spent before the frame promises exactly the size that the manifest does.
+
+    Args:
+        data: the pack.
+        manifest: what it has to hold.
+        before_each: called before each file; what it raises ends the work.
 
     Raises:
         PackError: it is not exactly the pack that the manifest describes.
@@ -142,7 +147,12 @@ def decode(data: bytes, manifest: Manifest) -> Bundle:
     try:
         _check_frame(data, sum(tar_size(path, entry.size) for path, entry in manifest.members()) + len(TAR_END))
         with zstandard.ZstdDecompressor(max_window_size=1 << _WINDOW_LOG).stream_reader(data) as stream:
-            bundle = _bundle(manifest, lambda path, entry: _member(stream, path, entry))
+
+            def take(path: str, entry: FileEntry) -> bytes:
+                before_each()
+                return _member(stream, path, entry)
+
+            bundle = _bundle(manifest, take)
             if stream.read(len(TAR_END)) != TAR_END or stream.read(1) != b"":
                 raise PackError("the pack does not end after the last file of its manifest")
     except zstandard.ZstdError as exc:

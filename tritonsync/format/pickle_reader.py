@@ -95,11 +95,15 @@ def read(pickle: bytes) -> Reading:
         ValueSplitError: it is truncated or padded, has an opcode that protocols 4 and 5 do not need, or too many.
     """
     reader = _Reader(pickle)
+    # The four ways in which a read past the end, a pop of nothing, an unknown opcode or bad text shows.
     try:
         return reader.run()
-    except (IndexError, KeyError, struct.error, UnicodeDecodeError) as exc:
-        # The four ways in which a read past the end, a pop of nothing or an unknown opcode shows.
-        raise ValueSplitError(f"not a pickle that can be read, at byte {reader.position}: {exc!r}"[:200]) from None
+    except UnicodeDecodeError as exc:
+        why = exc.reason  # only that: the error holds the whole text, and its repr is four times as long
+    except (IndexError, KeyError, struct.error) as exc:
+        why = repr(exc)[:100]
+    # Not inside `except`: this error would keep that one, and so the text, alive.
+    raise ValueSplitError(f"not a pickle that can be read, at byte {reader.position}: {why}")
 
 
 class _Reader:

@@ -36,6 +36,7 @@ from tritonsync.errors import FormatError, ValueSplitError
 from tritonsync.format.bundle import DEFAULT_VARIANT, GRAPHS, Bundle, Digest, Payload
 from tritonsync.format.facts import ValueFacts, read_facts, variant_of
 from tritonsync.format.kernel import Kernel, KernelFile
+from tritonsync.format.pack import MAX_FILE_SIZE
 from tritonsync.format.pickle_reader import Instance, Reading, Span, read
 
 __all__ = [
@@ -122,7 +123,8 @@ def join(skeleton: bytes, kernels: Iterable[Kernel]) -> bytes:
     for kept, content_id, name in header.cuts:
         file = files.pop((content_id, name), None)
         if file is None:
-            raise ValueSplitError(f"file {name!r} of kernel content {content_id} is missing, or needed twice")
+            shown = f"file {name[:80]!r} of kernel content {content_id[:80]!r}"
+            raise ValueSplitError(f"{shown} is missing, or needed twice")
         parts += [body[position : position + kept], file.payload]
         position += kept
     parts.append(body[position:])
@@ -142,8 +144,12 @@ def _parse(skeleton: bytes) -> tuple[_Header, memoryview]:
     try:
         header = msgspec.json.decode(line, type=_Header)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise ValueSplitError(f"a skeleton whose header cannot be read: {exc}") from exc
-    if min((cut[0] for cut in header.cuts), default=0) < 0 or msgspec.json.encode(header) != line:
+        raise ValueSplitError(f"a skeleton whose header cannot be read: {str(exc)[:200]}") from exc
+    if (
+        header.size > MAX_FILE_SIZE
+        or min((cut[0] for cut in header.cuts), default=0) < 0
+        or msgspec.json.encode(header) != line
+    ):
         raise ValueSplitError("a skeleton whose header is not as `split` writes it")
     return header, memoryview(skeleton)[end + 1 :]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import msgspec
 
 from tritonsync.errors import FormatError
-from tritonsync.format.bundle import KINDS, Bundle, Payload, kernel_order
+from tritonsync.format.bundle import KINDS, Bundle, Payload, is_variant, kernel_order
 from tritonsync.format.kernel import Kernel
-from tritonsync.format.layout import check_name, workload_key
+from tritonsync.format.layout import check_key, check_name, workload_key
 from tritonsync.format.manifest import Manifest
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
 LIST = "workload.json"
 #: How variants of bundles of many kernels begin.
 _PART = "part-"
+#: A run uses some hundreds of bundles; what lists more is not read.
+MAX_ENTRIES = 50_000
 
 
 class WorkloadEntry(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -38,18 +41,22 @@ class WorkloadEntry(msgspec.Struct, frozen=True, kw_only=True, order=True):
     variant: str
 
 
-class Workload(msgspec.Struct, frozen=True, kw_only=True):
+class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a run used.
 
     Attributes:
         inductor_dir: the writer's Inductor folder, whose path its values hold; for people, so without a user's name.
         entries: sorted.
         path_id: tells whether another folder has the very same path, see `path_id`; None in buckets written before.
+        refused: entries that a list from the bucket holds and that cannot be used; they are not among `entries`.
+        refusal: how many they are, and what is wrong with the first.
     """
 
     inductor_dir: str
     entries: tuple[WorkloadEntry, ...]
     path_id: str | None = None
+    refused: int = 0
+    refusal: str = ""
 
     def is_made_in(self, inductor_dir: str) -> bool:
         """Whether the writer's Inductor folder has this path."""
@@ -61,14 +68,30 @@ def path_id(path: str) -> str:
     return hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
+#: Of a JSON document, what tells where the items of a list begin and end. A string without an end is one token, so that
+#: the search takes one pass whatever stands there.
+_TOKEN = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[\]{},]', re.DOTALL)
+
+
+class _Frame(msgspec.Struct):
+    """The document without the items of its list."""
+
+    inductor_dir: str
+    entries: tuple[()]
+    path_id: str | None = None
+
+
 def bundle_of_workload(name: str, workload: Workload, kernels: tuple[Kernel, ...] = ()) -> Bundle:
     """Make the bundle of a workload, with the kernels that belong to no listed bundle.
 
     Raises:
-        FormatError: the folder's path is not UTF-8.
+        FormatError: the folder's path is not UTF-8, or the workload lists more than `MAX_ENTRIES`.
     """
     checked_path(workload.inductor_dir)
-    ordered = msgspec.structs.replace(workload, entries=tuple(sorted(set(workload.entries))))
+    if len(workload.entries) > MAX_ENTRIES:
+        raise FormatError(f"workload {name}: {len(workload.entries)} entries; {MAX_ENTRIES} are allowed")
+    entries = tuple(sorted(set(workload.entries)))
+    ordered = msgspec.structs.replace(workload, entries=entries, refused=0, refusal="")
     payload = Payload(LIST, msgspec.json.encode(ordered))
     return Bundle(kind="workload", key=workload_key(name), kernels=kernels, payloads=(payload,))
 
@@ -105,17 +128,78 @@ def checked_path(path: str) -> str:
 
 
 def workload_of_manifest(manifest: Manifest) -> Workload:
-    """Read the list of a workload's bundle, which stands in its manifest.
+    """Read the list of a workload's bundle, which stands in its manifest; what cannot be used of it is counted.
 
     Raises:
         FormatError: it is not there, or is no such list.
     """
+    frame, items = _taken_apart((manifest.inline or {}).get(LIST, ""))
+    if len(items) > MAX_ENTRIES:
+        raise FormatError(f"workload {manifest.key}: more than {MAX_ENTRIES} entries, which are allowed")
     try:
-        workload = msgspec.json.decode((manifest.inline or {}).get(LIST, ""), type=Workload)
-    except msgspec.MsgspecError as exc:
-        raise FormatError(f"workload {manifest.key}: {LIST} is not a list of bundles: {exc}") from exc
-    for entry in workload.entries:
-        if entry.kind not in KINDS:
-            raise FormatError(f"workload {manifest.key}: kind {entry.kind[:80]!r} does not exist")
-        check_name(entry.variant, "variant")
-    return workload
+        document = msgspec.json.decode(frame, type=_Frame)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+        raise FormatError(f"workload {manifest.key}: {LIST} is not a list of bundles: {str(exc)[:200]}") from exc
+    entries: list[WorkloadEntry] = []
+    refusals: list[str] = []
+    for item in items:
+        try:
+            entries.append(_entry(item))
+        except FormatError as exc:  # noqa: PERF203 - each may fail by itself
+            refusals.append(str(exc))
+    refusal = ""
+    if refusals:
+        refusal = f"{len(refusals)} entries of workload {manifest.key} are left out; the first: {refusals[0]}"
+    return Workload(
+        inductor_dir=document.inductor_dir,
+        entries=tuple(entries),
+        path_id=document.path_id,
+        refused=len(refusals),
+        refusal=refusal,
+    )
+
+
+def _taken_apart(text: str) -> tuple[str, list[str]]:
+    """Cut the items out of the list in a JSON object; return what is left, and the items.
+
+    Not by a parser of JSON: that gives up the whole document where one item is nested too deeply, or is none.
+    """
+    depth, first, start = 0, -1, -1
+    items: list[str] = []
+    for token in _TOKEN.finditer(text):
+        kind = token[0][0]
+        if kind in "[{":
+            depth += 1
+            if depth == 2 and kind == "[" and first < 0:
+                first = start = token.end()
+        elif depth == 2 and first >= 0 and kind in ",]":
+            items.append(text[start : token.start()])
+            start = token.end()
+            if kind == "]" or len(items) > MAX_ENTRIES:
+                return text[:first] + text[token.start() :], [] if items == [""] else items
+        elif kind in "]}":
+            depth -= 1
+    return text, []
+
+
+def _entry(raw: str) -> WorkloadEntry:
+    """Read one entry.
+
+    Raises:
+        FormatError: it is none, or nothing in a bucket or in a cache folder can be called so.
+    """
+    try:
+        entry = msgspec.json.decode(raw, type=WorkloadEntry)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+        raise FormatError(f"an entry that is no bundle: {str(exc)[:200]}") from exc
+    if entry.kind not in KINDS or entry.kind == "workload":
+        raise FormatError(f"kind {entry.kind[:80]!r} cannot be listed")
+    if entry.kind == "pgo":  # its keys hold what a user calls a job
+        check_key(entry.key)
+        if any(character < " " for character in entry.key):
+            raise FormatError(f"key {entry.key[:80]!r} holds a control character")
+    else:
+        check_name(entry.key, f"{entry.kind} key")
+    if not is_variant(entry.kind, entry.variant):
+        raise FormatError(f"variant {entry.variant[:80]!r} is none of kind {entry.kind}")
+    return entry

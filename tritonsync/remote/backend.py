@@ -10,6 +10,7 @@ import datetime
 import errno
 import functools
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from tritonsync import times
+from tritonsync.errors import UnfitObjectError
 from tritonsync.remote.filesystem import build
 from tritonsync.remote.filesystem import close as close_filesystem
 from tritonsync.remote.threads import on_loop, on_thread
+from tritonsync.remote.translate import is_past_the_end
 from tritonsync.remote.url import Address
 from tritonsync.remote.waiting import RetryPolicy
 
-__all__ = ["TEMPORARY", "Backend", "connect", "create_file", "modified"]
+__all__ = ["TEMPORARY", "Backend", "connect", "create_file", "modified", "read_file"]
 
 #: How names of files begin that are not objects yet.
 TEMPORARY = ".tritonsync-"
@@ -85,6 +88,35 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def read_file(path: str, count: int) -> bytes:
+    """Return the first `count` bytes of a file; links to regular files are followed.
+
+    Raises:
+        UnfitObjectError: it is a device, a pipe, a socket or a folder: what has no size, or no end.
+        OSError: it cannot be read.
+    """
+    # A pipe without a writer would hold a blocking `open` up for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as exc:
+        if exc.errno in _NOT_OPENED:
+            raise UnfitObjectError(f"{path} is no regular file", path=path) from exc
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnfitObjectError(f"{path} is no regular file", path=path)
+        parts: list[bytes] = []
+        # Not `count` at once, for which memory would be set aside before it is known how much there is.
+        while count > 0 and (part := os.read(descriptor, min(count, max(status.st_size, _PART)))):
+            parts.append(part)
+            count -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left in this one folder."""
     oldest = time.time() - times.STALE_AFTER_S
@@ -93,6 +125,11 @@ def _sweep(folder: Path) -> None:
             if entry.name.startswith(TEMPORARY) and entry.stat().st_mtime < oldest:
                 Path(entry.path).unlink(missing_ok=True)
 
+
+#: How `open` refuses a socket, a device without a driver, links that lead in a circle, and a folder.
+_NOT_OPENED = frozenset({errno.ENXIO, errno.ENODEV, errno.ELOOP, errno.EISDIR})
+#: Read at a time of a file that was empty when it was opened.
+_PART = 64 * 1024
 
 #: What S3 and GCS put into one page of a listing, as s3fs and gcsfs ask for it.
 _PAGE = 1000
@@ -106,9 +143,15 @@ class Backend:
         self._address = address
         self._root = filesystem._strip_protocol(address.url).rstrip("/")  # noqa: SLF001 - fsspec's own idiom
 
-    def read(self, name: str, timeout: float) -> bytes:
-        """Return the object. FileNotFoundError: there is none, or no bucket."""
-        data: bytes = self._call("cat_file", self._path(name), timeout=timeout)
+    def read(self, name: str, count: int, timeout: float) -> bytes:
+        """Return the object's first `count` bytes, at least one. FileNotFoundError: there is none, or no bucket."""
+        # A range from the first byte on costs no other request (s3fs and gcsfs, `_cat_file`, 2026.9 and 2026.10).
+        try:
+            data: bytes = self._call("cat_file", self._path(name), start=0, end=count, timeout=timeout)
+        except Exception as exc:
+            if is_past_the_end(exc):
+                return b""  # even the first byte is past the end of an empty object
+            raise
         return data
 
     def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:
@@ -183,6 +226,9 @@ class ObjectStore(Backend):
 
 class Folder(Backend):
     """A folder of this host."""
+
+    def read(self, name: str, count: int, timeout: float) -> bytes:
+        return on_thread(functools.partial(read_file, self._path(name), count), timeout)
 
     def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:  # noqa: ARG002
         on_thread(functools.partial(create_file, Path(self._path(name)), data), timeout)

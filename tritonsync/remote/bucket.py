@@ -1,12 +1,13 @@
 """The bucket: six verbs over whatever fsspec can open.
 
 A miss is a value, not an error. Every verb ends within its deadline, is repeated where that may help, and raises
-nothing but the errors below; foreign ones are their causes.
+nothing but the errors below; foreign ones are their causes. Who reads says how many bytes the object may have: the
+other side does not choose how much memory is spent.
 
 ::
 
-    get(name)                   bytes, or None for a missing object
-    get_many(names)             the same in parallel; errors are values there
+    get(name, limit)            bytes, or None for a missing object
+    get_many(limits)            the same in parallel; errors are values there
     create(name, data)          True: created, False: exists already
     list(prefix)                all objects below a prefix
     delete(name)
@@ -17,6 +18,7 @@ nothing but the errors below; foreign ones are their causes.
     RemoteTimeoutError          no answer in time                             repeated
     RemoteError                 5xx, 429, 409, lost connections: repeated;    other answers: not
     RemoteOffError              not asked: no time left, or too many calls failed in a row
+    UnfitObjectError            more bytes than allowed, or no regular file   never repeated
     SettingsError, MissingExtraError, HostileNameError                        what was asked cannot work
 """
 
@@ -27,7 +29,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Literal, TypeVar
 
@@ -37,8 +39,9 @@ from tritonsync.errors import (
     RemoteError,
     RemoteOffError,
     TritonSyncError,
+    UnfitObjectError,
 )
-from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, check_format
+from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, MAX_MARKER_BYTES, check_format
 from tritonsync.remote.backend import Backend, connect, modified
 from tritonsync.remote.filesystem import MAX_CONNECTIONS
 from tritonsync.remote.threads import forget_after_fork, in_parallel, start_thread
@@ -46,11 +49,13 @@ from tritonsync.remote.translate import Attempts, Failure, exists_already, is_mi
 from tritonsync.remote.url import parse_url
 from tritonsync.remote.waiting import Breaker, Deadline, RetryPolicy
 
-__all__ = ["Access", "Bucket", "BucketStats", "ObjectInfo"]
+__all__ = ["Access", "Bucket", "BucketStats", "Fetched", "ObjectInfo"]
 
 logger = logging.getLogger(__name__)
 
 Access = Literal["read-write", "read-only"]
+#: What `get_many` says of one object: its bytes, None for a missing one, or why there are none.
+Fetched = bytes | RemoteError | UnfitObjectError | None
 T = TypeVar("T")
 
 
@@ -158,15 +163,24 @@ class Bucket:
         """What this process has asked for so far."""
         return self._counter.now
 
-    def get(self, name: str, *, timeout: float | None = None) -> bytes | None:
+    def get(self, name: str, *, limit: int, timeout: float | None = None) -> bytes | None:
         """Return the object's bytes, None if there is none. One request.
 
         On GCS and on plain filesystems a missing bucket looks like a missing object here; `list` and `probe` tell.
+
+        Args:
+            name: of the object.
+            limit: bytes that it may have, from what is known of it: a promise that was verified, a listing, or a
+                constant. Of a larger one no more than one byte above is read.
+            timeout: seconds.
+
+        Raises:
+            UnfitObjectError: it is larger, or no regular file.
         """
 
         def attempt(backend: Backend, left: float) -> bytes | None:
             try:
-                return backend.read(name, left)
+                return backend.read(name, limit + 1, left)
             except FileNotFoundError as exc:
                 if is_missing(exc, self._address):
                     return None
@@ -175,22 +189,30 @@ class Bucket:
         data = self._try("read", self._address.check(name), attempt, timeout)
         if data is not None:
             self._counter.add(bytes_down=len(data))
+            if len(data) > limit:
+                raise UnfitObjectError(
+                    f"{self._address.show(name)} has more than the {limit} bytes that it may have",
+                    url=self.url,
+                    object_name=name,
+                )
         return data
 
-    def get_many(self, names: Iterable[str], *, timeout: float | None = None) -> dict[str, bytes | RemoteError | None]:
+    def get_many(self, limits: Mapping[str, int], *, timeout: float | None = None) -> dict[str, Fetched]:
         """Return several objects, fetched in parallel: bytes, None for a missing one, the error for a failed one.
 
-        `timeout` is for all of them together; what is not begun by then is a RemoteOffError.
+        Args:
+            limits: names, and how many bytes each may have; see `get`.
+            timeout: seconds for all of them together; what is not begun by then is a RemoteOffError.
         """
         deadline = Deadline(timeout)
 
-        def one(name: str) -> bytes | RemoteError | None:
+        def one(name: str) -> Fetched:
             try:
-                return self.get(name, timeout=deadline.left)
-            except RemoteError as exc:
+                return self.get(name, limit=limits[name], timeout=deadline.left)
+            except (RemoteError, UnfitObjectError) as exc:
                 return exc
 
-        return in_parallel(one, [self._address.check(name) for name in names], MAX_CONNECTIONS)
+        return in_parallel(one, [self._address.check(name) for name in limits], MAX_CONNECTIONS)
 
     def create(self, name: str, data: bytes, *, timeout: float | None = None) -> bool:
         """Write the object if it does not exist yet; return whether this call created it. One request.
@@ -280,7 +302,7 @@ class Bucket:
         denied: AccessDeniedError | None = None
         try:
             # First, so that a server that ignores conditions never loses the marker of a newer format.
-            check_format(self.get(FORMAT_OBJECT, timeout=deadline.left), self._address.show(FORMAT_OBJECT))
+            check_format(self._marker(deadline), self._address.show(FORMAT_OBJECT))
             if not write:
                 # On GCS a listing is what tells a missing bucket from a missing object.
                 self.list(f"{FORMAT_OBJECT}/", timeout=deadline.left)
@@ -299,8 +321,14 @@ class Bucket:
         if denied is not None:
             if not created:
                 raise denied
-            check_format(self.get(FORMAT_OBJECT, timeout=deadline.left), self._address.show(FORMAT_OBJECT))
+            check_format(self._marker(deadline), self._address.show(FORMAT_OBJECT))
         return "read-write"
+
+    def _marker(self, deadline: Deadline) -> bytes | None:
+        try:
+            return self.get(FORMAT_OBJECT, limit=MAX_MARKER_BYTES, timeout=deadline.left)
+        except UnfitObjectError:
+            return b""  # which is no marker
 
     def close(self) -> None:
         """Close this process's connections. The bucket can be used again: it opens new ones."""

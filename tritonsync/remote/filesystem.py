@@ -96,6 +96,12 @@ def _tune(filesystem: Any, address: Address) -> None:  # noqa: ANN401
     if address.is_s3:
         # Attempts in total, and an attribute only; 0 raises TypeError (s3fs/core.py, `_error_wrapper`, 2026.9).
         filesystem.retries = 1
+        # A server may send the checksum of a whole object with the part that was asked for (rclone 1.75), and what is
+        # read here is checked by its sha256 all the same. botocore knows the option since 1.36.
+        from botocore.config import Config  # comes with s3fs
+
+        if "response_checksum_validation" in Config.OPTION_DEFAULTS:
+            filesystem.config_kwargs.setdefault("response_checksum_validation", "when_required")
     elif address.is_gcs:
         # The six retries are a decorator of this one method, which also logs tracebacks. Without it errors come to us
         # at once; should it be built differently one day, our deadline still abandons the call.

@@ -26,7 +26,7 @@ from tritonsync.errors import (
 from tritonsync.redaction import redact
 from tritonsync.remote.url import Address
 
-__all__ = ["Attempts", "Failure", "exists_already", "is_missing", "refuses_conditions"]
+__all__ = ["Attempts", "Failure", "exists_already", "is_missing", "is_past_the_end", "refuses_conditions"]
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +170,12 @@ def exists_already(exc: BaseException) -> bool:
     """
     status, code = _answer(exc)
     return isinstance(exc, FileExistsError) or status == 412 or code == "PreconditionFailed"
+
+
+def is_past_the_end(exc: BaseException) -> bool:
+    """Return whether a range was asked for that begins after the object's last byte: of an empty one, any."""
+    status, code = _answer(exc)
+    return status == 416 or code == "InvalidRange"
 
 
 def refuses_conditions(exc: BaseException) -> bool:

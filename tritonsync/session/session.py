@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tritonsync import times
 from tritonsync.format.bundle import Bundle
-from tritonsync.format.layout import FORMAT_OBJECT
+from tritonsync.format.layout import FORMAT_OBJECT, MAX_MARKER_BYTES
 from tritonsync.format.manifest import Manifest
 from tritonsync.remote.bucket import BucketStats
 from tritonsync.remote.threads import prepare_for_end, start_thread
@@ -280,7 +280,7 @@ class Session:
         try:
             self._last = self._record.load(store)
             if self._record.name is None:
-                store.bucket.get(FORMAT_OBJECT)
+                store.bucket.get(FORMAT_OBJECT, limit=MAX_MARKER_BYTES)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._waits.failed(exc)
 

@@ -24,6 +24,7 @@ from tritonsync.format.workload import (
     workload_of_manifest,
 )
 from tritonsync.local.inductor_cache import public_path
+from tritonsync.messages import warn_once
 from tritonsync.store import Store
 
 __all__ = ["WorkloadRecord", "entries_of", "program_name"]
@@ -144,14 +145,17 @@ class WorkloadRecord:
 
 
 def entries_of(manifest: Manifest | None) -> Sequence[WorkloadEntry]:
-    """Return what a record lists; nothing, with a warning, where it cannot be read."""
+    """Return what a record lists, with a warning where something in it, or all of it, cannot be used."""
     if manifest is None:
         return ()
     try:
-        return workload_of_manifest(manifest).entries
+        workload = workload_of_manifest(manifest)
     except FormatError as exc:
         log.warning("left out of the cache: %s", exc)
         return ()
+    if workload.refused:
+        warn_once(log, workload.refusal, "%s", workload.refusal)
+    return workload.entries
 
 
 def _united(kernels: tuple[Kernel, ...], store: Store, newest: Manifest, timeout: float | None) -> tuple[Kernel, ...]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from tritonsync.errors import FormatError, NotInBucketError, RemoteError
-from tritonsync.format.bundle import KINDS
+from tritonsync.errors import FormatError, ManifestError, NotInBucketError, RemoteError, UnfitObjectError
+from tritonsync.format.bundle import KINDS, is_variant
 from tritonsync.format.layout import BundlePlace, parse_manifest_name, stored_key
-from tritonsync.format.manifest import Environment, Manifest
+from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Environment, Manifest
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.format.workload import LIST, workload_of_manifest
 from tritonsync.remote.bucket import Bucket, ObjectInfo
 
-__all__ = ["Catalog", "Entry", "KernelPlace", "Objects"]
+__all__ = ["Catalog", "Entry", "KernelPlace", "Objects", "batches"]
 
-#: Manifests fetched at a time; each is some kilobytes, and what is kept of it is less.
+#: Objects fetched together at most, and their bytes, where one object does not have more by itself.
 BATCH = 256
+BATCH_BYTES = 16 * 1024 * 1024
 #: Shown of what an ambiguous name could mean.
 _SHOWN = 5
 
@@ -190,20 +192,28 @@ class Catalog:
         Raises:
             RemoteError: the bucket could not be asked.
         """
-        rest = iter(places)
-        while batch := list(itertools.islice(rest, BATCH)):
-            fetched = self.bucket.get_many([place.manifest for place in batch])
-            for place in batch:
-                data = fetched.pop(place.manifest)
+        of_name: dict[str, BundlePlace] = {}
+        for place in places:
+            name, size = place.manifest, self.objects[place.manifest].size
+            if size <= MAX_MANIFEST_BYTES:
+                of_name[name] = place
+            else:
+                yield place, ManifestError(f"{name}: has {size} bytes; a manifest has less", object_name=name)
+        for batch in batches({name: self.objects[name].size for name in of_name}):
+            fetched = self.bucket.get_many(batch)
+            for name in batch:
+                data = fetched.pop(name)
                 if isinstance(data, RemoteError):
                     raise data
                 if data is None:
                     continue
                 try:
-                    found: Manifest | FormatError = self.trust.accept(data, place)
+                    if isinstance(data, UnfitObjectError):
+                        raise data
+                    found: Manifest | FormatError = self.trust.accept(data, of_name[name])
                 except FormatError as exc:
                     found = exc
-                yield place, found
+                yield of_name[name], found
 
     def _by_key(self, name: str) -> list[BundlePlace]:
         exact = [place for place in self.places if place.key == stored_key(place.kind, name)]
@@ -219,18 +229,22 @@ class Catalog:
     def _workloads(self) -> dict[tuple[str, str, str], set[str]]:
         """Return which workloads list a bundle, as of the newest list of each."""
         listed: dict[tuple[str, str, str], set[str]] = {}
-        newest: dict[str, BundlePlace] = {}
+        left: dict[str, deque[BundlePlace]] = {}
         for place in sorted((place for place in self.places if place.kind == "workload"), key=lambda p: p.variant):
-            newest.setdefault(place.key, place)
-        for _, found in self.manifests(newest.values()):
-            if isinstance(found, FormatError) or LIST not in (found.inline or ()):
-                continue
-            try:
-                entries = workload_of_manifest(found).entries
-            except FormatError:
-                continue
-            for entry in entries:
-                listed.setdefault((entry.kind, entry.key, entry.variant), set()).add(found.key)
+            left.setdefault(place.key, deque()).append(place)
+        at_once = 1
+        while left:
+            heads = [places.popleft() for places in left.values() for _ in range(min(at_once, len(places)))]
+            good: set[str] = set()
+            for place, found in sorted(self.manifests(heads), key=lambda pair: pair[0].variant):
+                if place.key in good or isinstance(found, FormatError) or LIST not in (found.inline or ()):
+                    continue
+                with contextlib.suppress(FormatError):
+                    for entry in workload_of_manifest(found).entries:
+                        listed.setdefault((entry.kind, entry.key, entry.variant), set()).add(found.key)
+                    good.add(place.key)
+            left = {key: places for key, places in left.items() if places and key not in good}
+            at_once *= 2
         return listed
 
 
@@ -238,4 +252,16 @@ def places_in(objects: Objects, kinds: Collection[str] = KINDS) -> list[BundlePl
     """Return the bundles of a listing, newest first."""
     found = [(info.modified or 0.0, name) for name, info in objects.items()]
     places = (parse_manifest_name(name) for _, name in sorted(found, key=lambda pair: (-pair[0], pair[1])))
-    return [place for place in places if place is not None and place.kind in kinds]
+    return [p for p in places if p is not None and p.kind in kinds and is_variant(p.kind, p.variant)]
+
+
+def batches(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Split names and sizes of objects into parts that are fetched together."""
+    batch: dict[str, int] = {}
+    for name, size in sizes.items():
+        if batch and (len(batch) == BATCH or sum(batch.values()) + size > BATCH_BYTES):
+            yield batch
+            batch = {}
+        batch[name] = size
+    if batch:
+        yield batch

@@ -12,23 +12,22 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Literal
 
-from tritonsync.errors import FormatError, NewerFormatError, PackError, RemoteError
+from tritonsync.errors import FormatError, NewerFormatError, PackError, RemoteError, TrustError, UnfitObjectError
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.kernel import content_id
 from tritonsync.format.layout import BundlePlace, kernel_prefix, key_prefix
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
-from tritonsync.format.workload import workload_of_manifest
+from tritonsync.format.signing import TrustPolicy
+from tritonsync.format.workload import Workload, workload_of_manifest
 from tritonsync.remote.bucket import ObjectInfo
 from tritonsync.remote.threads import in_parallel
-from tritonsync.store.catalog import Catalog, Objects
+from tritonsync.store.catalog import Catalog, Objects, batches
 
-__all__ = ["Checker", "Problem", "listed_prefixes"]
+__all__ = ["Checker", "Problem"]
 
-#: Bytes fetched together at most, where one object does not have more by itself.
-BATCH_BYTES = 16 * 1024 * 1024
 #: A kernel folder of no bundle that is larger is not read: nothing says how large its files may be.
-MAX_UNUSED_BYTES = 1024 * 1024 * 1024
+MAX_UNUSED_BYTES = 256 * 1024 * 1024
 LISTINGS_AT_ONCE = 16
 
 State = Literal["good", "missing", "bad"]
@@ -54,17 +53,16 @@ class Checker:
         self.bad: list[Problem] = []
         self.incomplete: list[Problem] = []
         self.newer: list[Problem] = []
+        self.untrusted: list[Problem] = []
         self.objects = 0
         self._bucket, self._catalog, self._kernels = catalog.bucket, catalog, kernels
         self._under_bundles = _by_folder(catalog.objects, 5)
         self._under_kernels = None if kernels is None else _by_folder(kernels, 3)
         names = [name.split("/") for name in self._under_bundles]
         self._there = {"/".join(parts[:depth]) + "/" for parts in names for depth in (3, 4)}
-        workloads = {
-            place.key: place for place in sorted(catalog.places, key=_oldest_first) if place.kind == "workload"
-        }
-        self._newest_workloads = frozenset(workloads.values())
+        self._workloads: dict[str, tuple[BundlePlace, list[Problem]]] = {}
         self._hopeless: list[BundlePlace] = []
+        self._of_strangers: set[str] = set()
         self._folders: dict[str, Future[tuple[State, ...]]] = {}
         self._lock = threading.Lock()
 
@@ -96,7 +94,11 @@ class Checker:
 
     def unused_folders(self) -> list[str]:
         """Return the kernel folders that no bundle uses."""
-        return sorted((self._under_kernels or {}).keys() - self._folders.keys())
+        return sorted((self._under_kernels or {}).keys() - self._folders.keys() - self._of_strangers)
+
+    def unlisted(self) -> list[Problem]:
+        """Return what the newest list of each workload names that is not there."""
+        return [problem for _, problems in self._workloads.values() for problem in problems]
 
     def unused(self, folder: str) -> None:
         """Check a kernel folder that no bundle uses: its name tells what all of its files together have to be.
@@ -109,11 +111,12 @@ class Checker:
             self.incomplete.append(Problem(folder, "belongs to no bundle, and is too large to be a kernel"))
             return
         files = []
-        for name, data in self._bucket.get_many(listing).items():
-            if isinstance(data, RemoteError):
-                raise data
-            if data is not None:
-                files.append((name.rpartition("/")[2], len(data), hashlib.sha256(data).hexdigest()))
+        for batch in batches({name: info.size for name, info in listing.items()}):
+            for name, data in self._bucket.get_many(batch).items():
+                if isinstance(data, RemoteError):
+                    raise data
+                if isinstance(data, bytes):
+                    files.append((name.rpartition("/")[2], len(data), hashlib.sha256(data).hexdigest()))
         self._count(len(files))
         if content_id(files) != folder.split("/")[2]:
             self.incomplete.append(Problem(folder, "belongs to no bundle, and is unfinished or damaged"))
@@ -143,12 +146,18 @@ class Checker:
             self.bad.append(Problem(place.manifest, f"has {size} bytes; a manifest has {MAX_MANIFEST_BYTES} at most"))
             self._hopeless.append(place)
             return None
-        data = self._bucket.get(place.manifest)
-        if data is None:
-            return None  # removed since the listing
-        self._count(1)
         try:
-            return self._catalog.trust.accept(data, place)
+            data = self._bucket.get(place.manifest, limit=size)
+            if data is None:
+                return None  # removed since the listing
+            self._count(1)
+            try:
+                return self._catalog.trust.accept(data, place)
+            except TrustError as exc:
+                # Not trusted here is not damaged: who reads it may trust other keys. What is damaged raises here.
+                manifest = TrustPolicy().accept(data, place)
+                self.untrusted.append(Problem(place.manifest, _said(exc, place.manifest)))
+                self._of_strangers.update(kernel_prefix(each.hash, each.content_id) for each in manifest.kernels)
         except NewerFormatError as exc:
             self.newer.append(Problem(place.manifest, _said(exc, place.manifest)))
         except FormatError as exc:
@@ -165,26 +174,33 @@ class Checker:
         if found != manifest.pack.size:
             self.bad.append(Problem(place.pack, f"has {found} bytes, not the {manifest.pack.size} of its manifest"))
             return "bad"
-        data = self._bucket.get(place.pack)
-        if data is None:
-            return "missing"
-        self._count(1)
         try:
+            data = self._bucket.get(place.pack, limit=found)
+            if data is None:
+                return "missing"
+            self._count(1)
             packs.decode(data, manifest)
-        except PackError as exc:
+        except (PackError, UnfitObjectError) as exc:
             self.bad.append(Problem(place.pack, str(exc)))
             return "bad"
         return "good"
 
     def _workload(self, manifest: Manifest, place: BundlePlace) -> None:
         try:
-            listed = listed_prefixes(manifest)
+            workload = workload_of_manifest(manifest)
         except FormatError as exc:
             self.bad.append(Problem(place.manifest, str(exc)))
             return
-        if place in self._newest_workloads:
-            for prefix in sorted(listed - self._there):
-                self.incomplete.append(Problem(prefix, f"is not there, and workload {manifest.key} lists it"))
+        if workload.refused:
+            self.incomplete.append(Problem(place.manifest, workload.refusal))
+        problems = [
+            Problem(prefix, f"is not there, and workload {manifest.key} lists it")
+            for prefix in sorted(_prefixes(workload) - self._there)
+        ]
+        with self._lock:
+            newest, _ = self._workloads.get(place.key, (place, []))
+            if _oldest_first(newest) <= _oldest_first(place):
+                self._workloads[place.key] = place, problems
 
     def _kernel_states(self, manifest: Manifest) -> list[State]:
         """Check the kernel folders that no other bundle has had checked; return the state of each file of all."""
@@ -224,7 +240,7 @@ class Checker:
             elif name in listing:
                 states[name] = "bad"
                 self.bad.append(Problem(name, f"has {listing[name].size} bytes, not the {entry.size} of its manifest"))
-        for batch in _batches(fitting, listing):
+        for batch in batches({name: wanted[name].size for name in fitting}):
             for name, data in self._bucket.get_many(batch).items():
                 if isinstance(data, RemoteError):
                     raise data
@@ -232,7 +248,10 @@ class Checker:
                     continue
                 self._count(1)
                 states[name] = "good"
-                if hashlib.sha256(data).hexdigest() != wanted[name].sha256:
+                if isinstance(data, UnfitObjectError):
+                    states[name] = "bad"
+                    self.bad.append(Problem(name, str(data)))
+                elif hashlib.sha256(data).hexdigest() != wanted[name].sha256:
                     states[name] = "bad"
                     self.bad.append(Problem(name, "does not have the sha256 of its manifest"))
         return states
@@ -242,15 +261,11 @@ class Checker:
             self.objects += objects
 
 
-def listed_prefixes(manifest: Manifest) -> set[str]:
-    """Return where the bundles lie that a workload lists; of kinds that change, all bundles of the key.
-
-    Raises:
-        FormatError: it holds no list.
-    """
+def _prefixes(workload: Workload) -> set[str]:
+    """Return where the bundles lie that a workload lists; of kinds that change, all bundles of the key."""
     return {
         key_prefix(entry.kind, entry.key) + ("" if entry.kind in CHANGING else f"{entry.variant}/")
-        for entry in workload_of_manifest(manifest).entries
+        for entry in workload.entries
     }
 
 
@@ -273,16 +288,3 @@ def _by_folder(objects: Objects, depth: int) -> Mapping[str, Objects]:
     for name, info in objects.items():
         folders.setdefault("/".join(name.split("/")[:depth]) + "/", {})[name] = info
     return folders
-
-
-def _batches(names: list[str], listing: Objects) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for name in names:
-        if batch and size + listing[name].size > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(name)
-        size += listing[name].size
-    if batch:
-        yield batch

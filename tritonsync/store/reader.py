@@ -10,33 +10,38 @@ that names the object, and `Found.damaged` says where a writer should look for i
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tritonsync.errors import AccessDeniedError, FormatError, PackError, RemoteError
+from tritonsync.errors import AccessDeniedError, FormatError, PackError, RemoteError, UnfitObjectError
 from tritonsync.format import pack as packs
-from tritonsync.format.bundle import CHANGING, Bundle
-from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix, parse_manifest_name
-from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
+from tritonsync.format.bundle import Bundle
+from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix
+from tritonsync.format.manifest import MAX_CONTENT_BYTES, MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.signing import TrustPolicy
-from tritonsync.messages import warn_once
-from tritonsync.remote.bucket import Bucket, ObjectInfo
+from tritonsync.remote.bucket import Bucket, Fetched
 from tritonsync.remote.waiting import Deadline
+from tritonsync.store.candidates import (
+    MAX_VARIANTS,
+    Candidates,
+    Groups,
+    Listing,
+    check_time,
+    fullest_first,
+    granted,
+    newest_variants,
+    rivals_in,
+)
 
-__all__ = ["Found", "Loaded", "Reader", "granted"]
+__all__ = ["Found", "Loaded", "Reader", "united"]
 
 log = logging.getLogger(__name__)
 
-#: Variants of one key that a load looks at, newest first.
-MAX_VARIANTS = 8
-#: Bundles of one variant that are looked at, newest first: generations, and the few duplicates of writers that raced.
-MAX_RIVALS = 8
-#: A pack above this many bytes is read only once its manifest has promised the size.
-MAX_UNPROMISED_PACK = 256 * 1024 * 1024
-
-Listing = Mapping[str, ObjectInfo]
-Objects = Mapping[str, "bytes | RemoteError | None"]
+#: Bytes of packs that are read together with their manifests; what is above waits for the manifest to promise its size.
+MAX_UNPROMISED_BYTES = 64 * 1024 * 1024
+#: Content that one load may promise, of all its bundles: as much as a single one.
+MAX_LOAD_BYTES = MAX_CONTENT_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,47 +110,60 @@ class Reader:
         """
         deadline = Deadline(timeout)
         listing = self.bucket.list(key_prefix(kind, key), timeout=deadline.left)
-        rivals = rivals_in(listing)
-        autotune = fullest_first(rivals.pop(AUTOTUNE, []), listing)
-        rivals = _newest(kind, rivals, listing, variants, newest)
-        names = [place.manifest for place in itertools.chain(autotune[:1], *rivals.values())]
-        if have is None:
-            only = [places[0].pack for places in rivals.values() if len(places) == 1]
-            names += [name for name in only if name in listing and listing[name].size <= MAX_UNPROMISED_PACK]
-        objects = self.bucket.get_many(names, timeout=deadline.left)
-        variants_found: list[Found] = []
-        failed: list[RemoteError] = []
-        for variant, places in rivals.items():
+        rivals = rivals_in(kind, listing)
+        groups = newest_variants(kind, rivals, listing, variants)
+        packs_too = _small_packs(groups, newest, listing) if have is None else {}
+        search = Candidates(self.bucket, self.trust, kind, key, listing, deadline)
+        candidates = search.accepted(
+            {AUTOTUNE: fullest_first(rivals.get(AUTOTUNE, []), listing), **groups},
+            newest,
+            usable=self._is_for_this_host,
+            first={AUTOTUNE: 1},
+            along=packs_too,
+        )
+        autotune = [manifest for manifest, _ in candidates.pop(AUTOTUNE, [])]
+        failed = [error for variant, error in search.failed.items() if variant != AUTOTUNE]
+        bundles: list[Loaded] = []
+        present: list[Manifest] = []
+        damaged: set[str] = set()
+        for variant, rivals_of_variant in candidates.items():
+            if len(bundles) + len(present) == newest:
+                break
+            left = MAX_LOAD_BYTES - sum(loaded.manifest.content_size for loaded in bundles)
             try:
-                variants_found.append(self._load_variant(kind, key, places, objects, have, deadline))
-            except RemoteError as exc:  # noqa: PERF203 - one variant's trouble is not that of the others
+                found = self._load_variant(rivals_of_variant, search.along, left, have, deadline)
+            except RemoteError as exc:  # one variant's trouble is not that of the others
                 log.info("%s/%s: variant %s is left out: %s", kind, key, variant, exc)
                 failed.append(exc)
-        bundles = tuple(loaded for found in variants_found for loaded in found.bundles)
-        present = tuple(manifest for found in variants_found for manifest in found.present)
+                continue
+            bundles += found.bundles
+            present += found.present
+            damaged |= found.damaged
         if failed and not bundles and not present:
             raise failed[0]
-        damaged = frozenset(variant for found in variants_found for variant in found.damaged)
-        return Found(bundles, present, self._autotune(autotune, objects, deadline), damaged)
+        return Found(tuple(bundles), tuple(present), united(autotune[:1]), frozenset(damaged))
 
     def _load_variant(
         self,
-        kind: str,
-        key: str,
-        places: Iterable[BundlePlace],
-        objects: Objects,
+        rivals: Iterable[tuple[Manifest, BundlePlace]],
+        fetched: Mapping[str, Fetched],
+        left: int,
         have: Callable[[Manifest], bool] | None,
         deadline: Deadline,
     ) -> Found:
-        """Load the best bundle of one variant, unless it is here, or good but not for this host."""
+        """Load the best bundle of one variant, of at most `left` bytes, unless it is here, or good but not for us."""
         damaged: frozenset[str] = frozenset()
-        for manifest, place in self._candidates(kind, key, places, objects):
-            if manifest.environment.requires not in (None, self.cpu):
+        for manifest, place in rivals:
+            check_time(deadline, place.prefix)
+            if not self._is_for_this_host(manifest):
                 return Found()
             if have is not None and have(manifest):
                 return Found(present=(manifest,))
+            if manifest.content_size > left:
+                log.warning("%s is left out: more than %d bytes in one load", place.prefix, MAX_LOAD_BYTES)
+                continue
             try:
-                bundle = self._content(manifest, place, objects.get(place.pack), deadline)
+                bundle = self._content(manifest, place, fetched.get(place.pack), deadline)
             except PackError:
                 damaged = frozenset({place.variant})
                 continue
@@ -155,7 +173,12 @@ class Reader:
 
     def manifest(self, place: BundlePlace, *, timeout: float | None = None) -> Manifest | None:
         """Fetch one manifest; None where it is missing, refused or unfit."""
-        return self._accept(place, self.bucket.get_many([place.manifest], timeout=timeout)[place.manifest])
+        try:
+            data = self._bytes(place.manifest, MAX_MANIFEST_BYTES, timeout)
+            return None if data is None else self.trust.accept(data, place)
+        except FormatError as exc:
+            log.warning("left out of the cache: %s", exc)
+            return None
 
     def load_content(self, manifest: Manifest, *, timeout: float | None = None) -> Bundle | None:
         """Load the content that a manifest promises: from the pack, else from payloads and kernel folders.
@@ -168,129 +191,72 @@ class Reader:
         except PackError:
             return None
 
-    def _candidates(
-        self, kind: str, key: str, places: Iterable[BundlePlace], objects: Objects
-    ) -> list[tuple[Manifest, BundlePlace]]:
-        """Read the manifests of one variant, highest generation first."""
-        found = []
-        for place in places:
-            data = objects.get(place.manifest)
-            accepted = self._accept(place, data)
-            if accepted is not None and (accepted.kind, accepted.key) == (kind, key):
-                found.append((accepted, place))
-        return sorted(found, key=lambda pair: pair[0].generation, reverse=True)
+    def _is_for_this_host(self, manifest: Manifest) -> bool:
+        return manifest.environment.requires in (None, self.cpu)
 
-    def _accept(
-        self, place: BundlePlace, data: bytes | RemoteError | None, trust: TrustPolicy | None = None
-    ) -> Manifest | None:
-        """Validate a manifest, its place and its signature; None, with one warning, if any of them is unfit."""
-        data = granted(data)
-        if data is None:
-            return None
-        try:
-            return (trust or self.trust).accept(data, place)
-        except FormatError as exc:
-            log.warning("left out of the cache: %s", exc)
-            return None
-
-    def _content(
-        self, found: Manifest, place: BundlePlace, pack: bytes | RemoteError | None, deadline: Deadline
-    ) -> Bundle | None:
+    def _content(self, found: Manifest, place: BundlePlace, pack: Fetched, deadline: Deadline) -> Bundle | None:
         """Return the bundle from its pack, or from single objects; None, with a warning, where both are missing.
 
         Raises:
             PackError: what lies there is damaged and nothing makes up for it; the warning is given.
         """
-        packed = None
+        is_missing = False
         if found.pack is not None:
-            if not isinstance(pack, (bytes, AccessDeniedError)):
-                pack = self.bucket.get_many([place.pack], timeout=deadline.left)[place.pack]
-            packed = granted(pack)
             try:
+                packed = self._pack_bytes(found.pack.size, place, pack, deadline)
                 if packed is not None:
-                    return packs.decode(packed, found)
+                    return packs.decode(packed, found, functools.partial(check_time, deadline, place.prefix))
+                is_missing = True
                 log.warning("%s is missing; reading the bundle's single objects instead", place.pack)
-            except PackError as exc:
+            except (PackError, UnfitObjectError) as exc:
                 log.warning("%s is damaged (%s); reading the bundle's single objects instead", place.pack, exc)
-        names = {member: _object_name(place, member) for member, _ in found.members()}
-        objects = self.bucket.get_many(names.values(), timeout=deadline.left)
+        entries = {member: (_object_name(place, member), entry.size) for member, entry in found.members()}
+        objects = self.bucket.get_many(dict(entries.values()), timeout=deadline.left)
         members: dict[str, bytes] = {}
-        for member, name in names.items():
-            data = granted(objects[name])
-            if data is not None:
-                members[member] = data
         try:
+            for member, (name, _) in entries.items():
+                data = granted(objects[name])
+                if data is not None:
+                    members[member] = data
             return packs.assemble(found, members)
+        except UnfitObjectError as exc:
+            log.warning("%s cannot be loaded: %s", place.prefix, exc)
+            raise PackError(str(exc)) from exc
         except PackError as exc:
             log.warning("%s cannot be loaded: %s", place.prefix, exc)
-            if found.pack is None or packed is not None:
+            if not is_missing:
                 raise
             return None  # a server that is replacing the pack, or one that lost it
 
-    def _autotune(self, places: Iterable[BundlePlace], objects: Objects, deadline: Deadline) -> dict[str, bytes]:
-        """Return the autotune results of a key: those of the first list that is fit."""
-        for place in places:
-            try:
-                is_fetched = place.manifest in objects
-                data = objects[place.manifest] if is_fetched else self.bucket.get(place.manifest, timeout=deadline.left)
-                accepted = self._accept(place, data)
-            except RemoteError as exc:  # the graph is here all the same; its kernels are timed again
-                log.info("%s cannot be read: %s", place.manifest, exc)
-                return {}
-            if accepted is not None:
-                return {name: text.encode() for name, text in (accepted.inline or {}).items()}
-        return {}
+    def _pack_bytes(self, size: int, place: BundlePlace, pack: Fetched, deadline: Deadline) -> bytes | None:
+        """Return the pack that came with the manifest, or ask for it, now that its size is promised."""
+        if isinstance(pack, (bytes, UnfitObjectError, AccessDeniedError)):
+            return granted(pack)
+        return self._bytes(place.pack, size, deadline.left)
+
+    def _bytes(self, name: str, limit: int, timeout: float | None) -> bytes | None:
+        return granted(self.bucket.get_many({name: limit}, timeout=timeout)[name])
 
 
-def granted(data: bytes | RemoteError | None) -> bytes | None:
-    """Return an object; one that was refused counts as missing, said once.
-
-    Whoever may list a bucket and is refused one object meets a matter of that object: another storage class, another
-    encryption key. A refusal that concerns everything is met by the listing, and raised there.
-
-    Raises:
-        RemoteError: the bucket could not be asked.
-    """
-    if isinstance(data, AccessDeniedError):
-        warn_once(log, "refused", "going on without one object: %s", data)
-        return None
-    if isinstance(data, RemoteError):
-        raise data
-    return data
+def _small_packs(groups: Groups, newest: int, listing: Listing) -> dict[str, int]:
+    """Return names and sizes of packs to be read together with their manifests: of variants that have no rivals."""
+    sizes: dict[str, int] = {}
+    left = MAX_UNPROMISED_BYTES
+    for places in list(groups.values())[:newest]:
+        pack = listing.get(places[0].pack)
+        if len(places) == 1 and pack is not None and pack.size <= left:
+            sizes[places[0].pack] = pack.size
+            left -= pack.size
+    return sizes
 
 
-def rivals_in(listing: Listing) -> dict[str, list[BundlePlace]]:
-    """Group the bundles of a key's listing by variant, each group newest first and cut to `MAX_RIVALS`."""
-    rivals: dict[str, list[BundlePlace]] = {}
-    for name in sorted(listing, key=lambda name: -(listing[name].modified or 0)):
-        place = parse_manifest_name(name)
-        if place is not None and listing[name].size <= MAX_MANIFEST_BYTES:
-            rivals.setdefault(place.variant, []).append(place)
-    return {variant: places[:MAX_RIVALS] for variant, places in rivals.items()}
-
-
-def fullest_first(places: Iterable[BundlePlace], listing: Listing) -> list[BundlePlace]:
-    """Sort the lists of autotune results of a key: the first holds what the others do, but for writers that raced.
-
-    A list is only ever followed by a fuller one. Their times would not do: a copied bucket has others.
-    """
-    return sorted(places, key=lambda place: -listing[place.manifest].size)
-
-
-def _newest(
-    kind: str, rivals: dict[str, list[BundlePlace]], listing: Listing, variants: Collection[str] | None, count: int
-) -> dict[str, list[BundlePlace]]:
-    """Keep the wanted variants, of those the newest `count`.
-
-    Variants that are made of a time sort by name, newest first; when their objects were written says nothing in a
-    bucket that was copied.
-    """
-    wanted = sorted(variant for variant in rivals if variants is None or variant in variants)
-    if kind in CHANGING:
-        wanted.sort(key=lambda variant: not variant.isdecimal())
-    else:
-        wanted.sort(key=lambda variant: -(listing[rivals[variant][0].manifest].modified or 0))
-    return {variant: rivals[variant] for variant in wanted[:count]}
+def united(manifests: Iterable[Manifest]) -> dict[str, bytes]:
+    """Unite the autotune results of a key; the first one wins."""
+    results: dict[str, bytes] = {}
+    for manifest in manifests:
+        for name, text in (manifest.inline or {}).items():
+            results.setdefault(name, text.encode())
+    return results
 
 
 def _object_name(place: BundlePlace, member: str) -> str:

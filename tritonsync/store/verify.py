@@ -6,6 +6,8 @@ bad            an object that does not hold what it has to, and a bundle that no
 incomplete     something is missing that another object makes up for: the pack, or single objects, of a bundle that
                loads all the same; and a bundle that a workload lists. The next push adds it.
 newer          a manifest of a format that this tritonsync does not know: neither checked nor ever removed.
+untrusted      an intact manifest that none of the trusted keys has signed. Readers leave it alone, and so does this:
+               its bundle is not checked further, and never removed.
 leftovers      objects of no bundle: of a killed writer, or of a bundle whose manifest is gone. Harmless; kernel folders
                among them that are not whole are incomplete, too.
 =============  =========================================================================================================
@@ -42,6 +44,7 @@ class Verified:
         bad: anything in here is a failure.
         incomplete: a warning.
         newer: a warning.
+        untrusted: a warning.
         leftovers: prefixes.
         removed: names of objects that were removed.
         requests: to the bucket.
@@ -53,6 +56,7 @@ class Verified:
     bad: tuple[Problem, ...]
     incomplete: tuple[Problem, ...]
     newer: tuple[Problem, ...]
+    untrusted: tuple[Problem, ...]
     leftovers: tuple[str, ...]
     removed: tuple[str, ...]
     requests: int
@@ -96,8 +100,9 @@ def verify(
         objects=checker.objects,
         bytes=after.bytes_down - before.bytes_down,
         bad=_sorted(checker.bad),
-        incomplete=_sorted(checker.incomplete),
+        incomplete=_sorted([*checker.incomplete, *checker.unlisted()]),
         newer=_sorted(checker.newer),
+        untrusted=_sorted(checker.untrusted),
         leftovers=leftovers,
         removed=removed,
         requests=after.requests - before.requests,

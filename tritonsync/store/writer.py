@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import logging
 import time
@@ -15,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from tritonsync import times
-from tritonsync.errors import PackError
+from tritonsync.errors import PackError, RemoteError, UnfitObjectError
 from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle, Digest, Payload
@@ -25,7 +26,8 @@ from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import in_parallel
 from tritonsync.remote.waiting import Deadline
-from tritonsync.store.reader import Found, Listing, Loaded, Objects, Reader, fullest_first, granted, rivals_in
+from tritonsync.store.candidates import Candidates, Listing, check_time, newest_variants, rivals_in
+from tritonsync.store.reader import Found, Loaded, Reader, united
 
 __all__ = ["Found", "Loaded", "Published", "Store"]
 
@@ -129,10 +131,9 @@ class Store(Reader):
         is_sure: bool = False,
     ) -> Published:
         listing: Listing = self.bucket.list(key_prefix(bundle.kind, bundle.key), timeout=deadline.left)
-        places, objects, listing = self._manifests(bundle.variant, listing, deadline)
+        seen, listing = self._manifests(bundle.kind, bundle.key, bundle.variant, listing, deadline)
         spoiled: set[str] = set()
-        for place in places:
-            found = self._accept(place, objects[place.manifest], self._own)
+        for place, found in seen.items():
             state, packed = ("bad", None) if found is None else self._pack(found, place, listing, reread, deadline)
             if found is None or state == "bad":
                 spoiled.add(place.bundle_id)
@@ -185,13 +186,15 @@ class Store(Reader):
         """
         deadline = Deadline(timeout)
         listing = self.bucket.list(key_prefix(bundle.kind, bundle.key), timeout=deadline.left)
-        rivals = rivals_in(listing)
         number = int(_LAST_SECOND - time.time())
-        newest = min((variant for variant in rivals if variant.isdigit()), default=None)
-        if newest is not None:
-            objects = self.bucket.get_many([place.manifest for place in rivals[newest]], timeout=deadline.left)
-            there = [self._accept(place, objects[place.manifest], self._own) for place in rivals[newest]]
-            if any(manifest is not None and _is_of(manifest, bundle) for manifest in there):
+        groups = newest_variants(bundle.kind, rivals_in(bundle.kind, listing), listing)
+        timed = {variant: places for variant, places in groups.items() if variant.isdecimal()}
+        search = Candidates(self.bucket, self._own, bundle.kind, bundle.key, listing, deadline)
+        # The newest that counts: one that nobody signed could claim to be the newest for ever.
+        accepted = search.accepted(timed)
+        _raise_first(search.failed)
+        for newest, there in list(accepted.items())[:1]:
+            if any(_is_of(manifest, bundle) for manifest, _ in there):
                 same = dataclasses.replace(bundle, variant=newest)
                 return self.publish(same, reread=reread, inline=inline, timeout=deadline.left)
             number = min(number, int(newest) - 1)
@@ -216,40 +219,33 @@ class Store(Reader):
         """
         deadline = Deadline(timeout)
         listing: Listing = self.bucket.list(f"{key_prefix(kind, key)}{AUTOTUNE}/", timeout=deadline.left)
-        places, objects, listing = self._manifests(AUTOTUNE, listing, deadline)
-        places = fullest_first(places, listing)
-        there = [(place, self._accept(place, objects[place.manifest], self._own)) for place in places]
-        lists = [(place, found.inline or {}) for place, found in there if found is not None]
-        union = dict(results)
-        for _, inline in reversed(lists):
-            union.update({name: text.encode() for name, text in inline.items()})
-        if lists and union.keys() == lists[0][1].keys():
-            return Published(lists[0][0], created=False)
+        seen, listing = self._manifests(kind, key, AUTOTUNE, listing, deadline)
+        # What is published wins over what was timed here, or every cold worker would leave a list of its own.
+        union = {**results, **united(manifest for manifest in seen.values() if manifest is not None)}
+        for place, manifest in seen.items():
+            if manifest is not None and (manifest.inline or {}).keys() == union.keys():
+                return Published(place, created=False)
         bundle = Bundle(
             kind=kind,
             key=key,
             variant=AUTOTUNE,
             payloads=tuple(Payload(name, data) for name, data in union.items()),
         )
-        spoiled = {place.bundle_id for place, found in there if found is None}
+        spoiled = {place.bundle_id for place, manifest in seen.items() if manifest is None}
         return self._write(bundle, 0, listing, spoiled, frozenset(union), False, deadline)
 
     def _manifests(
-        self, variant: str, listing: Listing, deadline: Deadline
-    ) -> tuple[list[BundlePlace], Objects, Listing]:
-        """Fetch the manifests of a variant; return where they lie, what they hold, and the listing without lost ones.
+        self, kind: str, key: str, variant: str, listing: Listing, deadline: Deadline
+    ) -> tuple[Mapping[BundlePlace, Manifest | None], Listing]:
+        """Fetch the manifests of a variant; return them, None for a spoiled one, and the listing without lost ones.
 
         One may be lost between the listing and the request: a server that ignores conditions replaces it, or somebody
         has deleted it. It is not spoiled, only absent, and so is one that this identity may not read.
         """
-        places = rivals_in(listing).get(variant, [])
-        objects = self.bucket.get_many([place.manifest for place in places], timeout=deadline.left)
-        lost = {name for name, data in objects.items() if granted(data) is None}
-        return (
-            [place for place in places if place.manifest not in lost],
-            objects,
-            {name: info for name, info in listing.items() if name not in lost},
-        )
+        search = Candidates(self.bucket, self._own, kind, key, listing, deadline)
+        search.accepted({variant: rivals_in(kind, listing).get(variant, [])})
+        _raise_first(search.failed)
+        return search.seen, {name: info for name, info in listing.items() if name not in search.lost}
 
     def _pack(
         self, manifest: Manifest, place: BundlePlace, listing: Listing, reread: bool, deadline: Deadline
@@ -263,13 +259,13 @@ class Store(Reader):
             return "bad", None
         if not reread:
             return "good", None
-        data = granted(self.bucket.get_many([place.pack], timeout=deadline.left)[place.pack])
-        if data is None:
-            return "absent", None  # since it was listed, or for this identity
         try:
-            bundle = packs.decode(data, manifest)
+            data = self._bytes(place.pack, manifest.pack.size, deadline.left)
+            if data is None:
+                return "absent", None  # since it was listed, or for this identity
+            bundle = packs.decode(data, manifest, functools.partial(check_time, deadline, place.prefix))
             return "good", _without(bundle, manifest.inline or ())
-        except PackError as exc:
+        except (PackError, UnfitObjectError) as exc:
             log.warning("%s is damaged: %s", place.pack, exc)
             return "bad", None
 
@@ -322,6 +318,11 @@ class Store(Reader):
             MAX_GENERATION + 1,
         )
         return Published(None, created=False)
+
+
+def _raise_first(failed: Mapping[str, RemoteError]) -> None:
+    for error in failed.values():
+        raise error
 
 
 def _is_of(manifest: Manifest, bundle: Bundle) -> bool:

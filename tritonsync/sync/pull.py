@@ -13,7 +13,7 @@ from tritonsync.errors import FormatError, UnknownWorkloadError
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.layout import workload_key
 from tritonsync.format.manifest import Manifest
-from tritonsync.format.workload import WorkloadEntry, is_part, workload_of_manifest
+from tritonsync.format.workload import Workload, WorkloadEntry, is_part, workload_of_manifest
 from tritonsync.local.files import host_lock
 from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
 from tritonsync.remote.threads import Progress, in_parallel, start_thread
@@ -87,8 +87,9 @@ def pull(
     before = store.bucket.stats
     start_thread(lambda: sweep(caches))
     pulling = _Pull(store, caches, files, timeout)
-    manifest = pulling.workload(workload)
-    listed = workload_of_manifest(manifest)
+    manifest, listed = pulling.workload(workload)
+    if listed.refused:
+        log.warning("%s", listed.refusal)
     # Most kernels of no graph are in the workload's own bundle as well, which is here now.
     here = {kernel.hash for kernel in manifest.kernels}
     wanted = [entry for entry in listed.entries if entry.kind != "triton" or entry.key not in here or is_part(entry)]
@@ -110,6 +111,14 @@ def pull(
     )
 
 
+def _list_in(manifest: Manifest) -> Workload | None:
+    try:
+        return workload_of_manifest(manifest)
+    except FormatError as exc:
+        log.warning("%s is left out: %s", manifest.place.manifest, exc)
+        return None
+
+
 class _Pull:
     """One pull: what its bundles share, and what is counted."""
 
@@ -119,19 +128,22 @@ class _Pull:
         self.is_here = functools.partial(is_here, caches=caches)
         self._lock = threading.Lock()
 
-    def workload(self, name: str) -> Manifest:
-        """Restore the kernels of a workload's own bundle and return its manifest; the newest one that loads counts."""
+    def workload(self, name: str) -> tuple[Manifest, Workload]:
+        """Restore the kernels of a workload's own bundle and return what it lists; the newest one that loads counts."""
         with self._host_lock("workload", name):
             for newest in (1, 8, 64):  # newer ones may be damaged, or signed by nobody who is trusted
                 found = self.store.load(
                     "workload", workload_key(name), newest=newest, have=self.is_here, timeout=self.timeout
                 )
                 for loaded in found.bundles:
-                    if self._restore(loaded):
-                        return loaded.manifest
-                for manifest in found.present[:1]:
-                    self._count_present(manifest)
-                    return manifest
+                    listed = _list_in(loaded.manifest)
+                    if listed is not None and self._restore(loaded):
+                        return loaded.manifest, listed
+                for manifest in found.present:
+                    listed = _list_in(manifest)
+                    if listed is not None:
+                        self._count_present(manifest)
+                        return manifest, listed
         raise UnknownWorkloadError(
             f"{self.store.bucket.url} holds no workload named {name!r} that can be loaded; push it first",
             url=self.store.bucket.url,
