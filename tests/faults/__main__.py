@@ -34,6 +34,7 @@ def main() -> int:
             with run() as server:
                 storm = Storm(server, graphs.parent, kernels, given.seed)
                 rows[name] = storm.run(given.minutes * 30, writers=given.writers, readers=given.readers)
+            print(f"{table({name: rows[name]})}\n", flush=True)
     print(f"seed {given.seed}")
     print(table(rows))
     for name, counted in rows.items():
