@@ -47,6 +47,8 @@ class Settings:
         triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
+        rank: what the launcher of a distributed job (torchrun and others) calls this process; None: there is none.
+        world_size: how many processes it has started.
     """
 
     url: str | None = None
@@ -66,6 +68,8 @@ class Settings:
     triton_dir: str | None = None
     cpu_capability: str | None = None
     report_dir: str | None = None
+    rank: int | None = None
+    world_size: int | None = None
 
     @property
     def is_active(self) -> bool:
@@ -133,6 +137,11 @@ def _torch_switch(_variable: str, text: str) -> bool:
     return text == "1"
 
 
+def _count(_variable: str, text: str) -> int | None:
+    # Not ours, and other programs may mean something else by it.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
 def _choice(options: tuple[T, ...]) -> Callable[[str, str], T]:
     def parse(variable: str, text: str) -> T:
         if text.lower() not in options:
@@ -174,4 +183,6 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "triton_dir": ("TRITON_CACHE_DIR", _text),
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
+    "rank": ("RANK", _count),
+    "world_size": ("WORLD_SIZE", _count),
 }

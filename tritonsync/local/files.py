@@ -159,7 +159,7 @@ def remove_stale(entry: os.DirEntry[str]) -> bool:
 
 log = logging.getLogger(__name__)
 
-#: The folder of the lock files, inside Inductor's cache folder. Nothing but empty files is in it.
+#: The folder of the lock files, inside Inductor's cache folder, and of the notes of `owners.py`. All are empty.
 LOCKS = ".tritonsync"
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 from tritonsync.errors import RemoteOffError, SettingsError
 from tritonsync.format.manifest import Environment
+from tritonsync.format.ranks import Rank
 from tritonsync.local.cpu import host_cpu
 from tritonsync.local.inductor_cache import default_inductor_dir
 from tritonsync.local.triton_cache import default_triton_dir
@@ -37,12 +38,16 @@ class Host:
         cpu: `machine:isa` of this host, as torch sees it.
         environment: for manifests.
         extern_libs_key: torch's key of the libdevice of this host; None where it has none (before 2.13).
+        rank: of this process in its job; None where that is not known, and then no value of any rank is touched.
+        has_custom_passes: whether torch has been given passes over graphs, which may embed the rank.
     """
 
     caches: Callable[[], LocalCaches]
     cpu: Callable[[], str]
     environment: Callable[[], Environment]
     extern_libs_key: Callable[[], str | None] = lambda: None
+    rank: Callable[[], Rank | None] = lambda: None
+    has_custom_passes: Callable[[], bool] = lambda: False
 
 
 def plain_host(settings: Settings) -> Host:
@@ -143,7 +148,7 @@ class Context:
             TritonSyncError, TimeoutError: see `Connection.store`.
         """
         store = self.connection.store(timeout)
-        return store.on_host(cpu=self.host().cpu())
+        return store.on_host(cpu=self.host().cpu(), rank=self.host().rank())
 
     def writer(self, timeout: float | None) -> Store:
         """Wait for the store, at most so many seconds; what it publishes was made here and now.
@@ -152,4 +157,4 @@ class Context:
             TritonSyncError, TimeoutError: see `Connection.store`.
         """
         store, host = self.connection.store(timeout), self.host()
-        return store.on_host(cpu=host.cpu(), environment=host.environment())
+        return store.on_host(cpu=host.cpu(), rank=host.rank(), environment=host.environment())

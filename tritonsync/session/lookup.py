@@ -3,6 +3,7 @@
 ::
 
     lookup = lookups.begin(kind, key)     waits for a fetch of this key that is under way
+    lookup.is_for_another(data)           whether a value that lies here belongs to another rank of the job
     lookup.more()                         values of the bucket that torch has not tried, now in this host's caches
     lookup.taken(data, value)             torch uses this one; what it names is fetched ahead
     lookup.missed()                       torch uses none, and compiles
@@ -14,7 +15,10 @@ from collections.abc import Iterable
 
 from tritonsync.format.facts import ValueFacts, variant_of
 from tritonsync.format.manifest import Manifest
+from tritonsync.format.ranks import depends_on_rank
 from tritonsync.format.value import facts_of_value
+from tritonsync.local.inductor_cache import value_name
+from tritonsync.local.owners import is_owner, note_owner
 from tritonsync.session.context import Context
 from tritonsync.session.incoming import Arrival, Incoming, Value
 from tritonsync.session.outgoing import Outgoing
@@ -56,6 +60,18 @@ class GraphLookups:
         """Note that torch was offered these values."""
         self._offered[kind, key] = self.offered(kind, key) | frozenset(names)
 
+    def is_ranked(self, data: bytes) -> bool:
+        """Whether a value of this program may hold code for one rank only."""
+        return depends_on_rank(data) or self.context.host().has_custom_passes()
+
+    def note_made(self, data: bytes) -> None:
+        """Note that torch has made a value here, and put it into its folder."""
+        host = self.context.host()
+        rank = host.rank()
+        # Alone there is nobody to tell apart from, and a program of one process takes what nobody has noted.
+        if rank is not None and rank.world > 1 and self.is_ranked(data):
+            note_owner(host.caches().inductor, value_name(data), rank)
+
 
 class GraphLookup:
     """One lookup.
@@ -69,6 +85,7 @@ class GraphLookup:
     def __init__(self, lookups: GraphLookups, kind: str, key: str, seen: Iterable[str]) -> None:
         self._lookups, self.kind, self.key = lookups, kind, key
         self._seen = set(seen)
+        self._left_out: set[str] = set()
         self.is_done = False
         lookups.note_offered(kind, key, self._seen)
 
@@ -82,11 +99,25 @@ class GraphLookup:
             _brought_something,
             _was_asked,
         )
-        new = tuple(value for value in arrival.values if value.name not in seen)
+        # One that was left out here comes again where the bucket knows that it is this rank's.
+        known = seen - {value.name for value in arrival.values if value.manifest and value.name in self._left_out}
+        new = [value for value in arrival.values if value.name not in known]
         self._seen.update(value.name for value in new)
         self._lookups.note_offered(self.kind, self.key, self._seen)
         self.is_done = arrival.asked or not new
-        return new
+        return tuple(value for value in new if value.manifest or not self.is_for_another(value.data))
+
+    def is_for_another(self, data: bytes) -> bool:
+        """Whether a value from this host's folder may be for another rank of the job, so that it must be left out."""
+        host = self._lookups.context.host()
+        rank = host.rank()
+        if rank is None or not self._lookups.is_ranked(data):
+            return False
+        name = value_name(data)
+        if is_owner(host.caches().inductor, name, rank):
+            return False
+        self._left_out.add(name)
+        return True
 
     def taken(self, data: bytes, value: Value | None) -> None:
         """Note that torch uses a value.
@@ -121,17 +152,18 @@ class GraphLookup:
     def _fetch_graphs_of(self, data: bytes) -> None:
         """Fetch the FX graphs that an AOTAutograd value names, all at once; torch asks for one after the other."""
         host = self._lookups.context.host()
-        graphs, cpu = facts_of_value(data).fx_graphs, host.cpu()
+        graphs, cpu, rank = facts_of_value(data).fx_graphs, host.cpu(), host.rank()
         libraries = {"", host.extern_libs_key() or ""}
         self._lookups.parts |= {key for key, _ in graphs}
         wanted: dict[str, set[str]] = {}
         for key, guards in graphs:
             facts = [
-                ValueFacts(guards=guards, extern_libs_key=library, uses_cpp=uses_cpp)
+                ValueFacts(guards=guards, extern_libs_key=library, uses_cpp=uses_cpp, is_ranked=is_ranked)
                 for library in libraries
                 for uses_cpp in (False, True)
+                for is_ranked in (False, True)
             ]
-            wanted.setdefault(key, set()).update(variant_of(each, cpu)[0] for each in facts)
+            wanted.setdefault(key, set()).update(variant_of(each, cpu, rank)[0] for each in facts)
         self._lookups.incoming.fetch_variants("fx_graph", wanted)
 
 

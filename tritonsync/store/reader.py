@@ -19,6 +19,7 @@ from tritonsync.format import pack as packs
 from tritonsync.format.bundle import CHANGING, Bundle
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix, parse_manifest_name
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
+from tritonsync.format.ranks import Rank, fulfilled, is_variant_of_another
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.remote.bucket import Bucket, ObjectInfo
 from tritonsync.remote.waiting import Deadline
@@ -72,12 +73,21 @@ class Reader:
         trust: which signatures are asked for; everything is trusted by default.
         cpu: `machine:isa` of this host; a bundle that requires another one is not offered. None: this host takes none
             that requires any.
+        rank: of this process in its job; what belongs to another one is not offered. None: nor is what belongs to any.
     """
 
-    def __init__(self, bucket: Bucket, *, trust: TrustPolicy | None = None, cpu: str | None = None) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        *,
+        trust: TrustPolicy | None = None,
+        cpu: str | None = None,
+        rank: Rank | None = None,
+    ) -> None:
         self.bucket = bucket
         self.trust = trust or TrustPolicy()
         self.cpu = cpu
+        self.rank = rank
 
     def load(
         self,
@@ -106,7 +116,9 @@ class Reader:
         listing = self.bucket.list(key_prefix(kind, key), timeout=deadline.left)
         rivals = rivals_in(listing)
         autotune = rivals.pop(AUTOTUNE, [])
-        rivals = _newest(kind, rivals, listing, variants, newest)
+        # Told by their names, so that the other ranks of a job take none of the places below.
+        mine = {each: places for each, places in rivals.items() if not is_variant_of_another(each, self.rank)}
+        rivals = _newest(kind, mine, listing, variants, newest)
         names = [place.manifest for place in itertools.chain(autotune, *rivals.values())]
         if have is None:
             only = [places[0].pack for places in rivals.values() if len(places) == 1]
@@ -115,10 +127,11 @@ class Reader:
         present: list[Manifest] = []
         bundles: list[Loaded] = []
         damaged: set[str] = set()
+        met = fulfilled(self.cpu, self.rank)
         for variant, places in rivals.items():
             candidates = self._candidates(kind, key, places, objects)
             for found, place in candidates:
-                if found.environment.requires not in (None, self.cpu):
+                if found.environment.requires not in met:
                     damaged.discard(variant)  # good, but not for this host
                     break
                 if have is not None and have(found):
