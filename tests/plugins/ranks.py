@@ -28,7 +28,7 @@ from tritonsync.session import session
 RANK, WORLD, FOLDER = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 
 
-class RowsOfThisRank(CustomGraphPass):
+class RowsOfThisRank(CustomGraphPass):  # type: ignore[misc]
     """Let a graph take other rows on each rank; what torch hashes of it is the same on all."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:

@@ -25,8 +25,8 @@ _KERNEL_SOURCE = re.compile(r"(?<![a-z2-7])[a-z2-7]{52}\.py(?![A-Za-z0-9_])")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 #: Source code that the reader's own C++ compiler will compile: CPU kernels, and the C++ wrapper.
 _CPP_MARKERS = ("async_compile.cpp", "CppWrapperCodeCache")
-#: Source code that chooses among kernels when it runs. torch cannot load it again: an `AttributeError` in
-#: `MultiKernelCall.cache_file_path` (torch/_inductor/codegen/multi_kernel.py, 2.11 and 2.13).
+#: Source code that chooses among kernels when it runs. torch fails to load it again: `MultiKernelCall.cache_file_path`
+#: asks kernels for a source that those from a cache do not have (torch/_inductor/codegen/multi_kernel.py, 2.13).
 _MULTI_KERNEL = (b"async_compile.multi_kernel(", b"async_compile.size_hint_multi_kernel(")
 _MAX_SECONDS = 10**9
 #: A value holds a forward and a backward graph at most; a hostile one could name one large text in a million graphs.

@@ -54,7 +54,7 @@ _MARKERS = (
 #: Every FX value lists the parts of its key, custom passes among them (`FxGraphHashDetails` of codecache.py, 2.13).
 _CUSTOM_PASS = re.compile(
     rb"custom_(?:pre_pass|post_pass|pass|backend_passes|partitioner_fn)\]?(?:\[\d+\])?: "
-    rb"(?!None\b|\(None(?:, None)*,?\)|\[\])"
+    rb"(?!None|\(None(?:, None)*,?\)|\[\])"
 )
 _VARIANT = re.compile(r".+-rank(\d+)of(\d+)", re.ASCII)
 _REQUIREMENT = re.compile(r"(?:.*; )?rank (\d+) of (\d+)", re.ASCII | re.DOTALL)
