@@ -25,15 +25,13 @@ import tritonsync
 from tests.plugins.programs import counters, model, weight
 from tritonsync.session import session
 
-RANK, WORLD, FOLDER = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-
 
 class RowsOfThisRank(CustomGraphPass):  # type: ignore[misc]
     """Let a graph take other rows on each rank; what torch hashes of it is the same on all."""
 
     def __call__(self, graph: torch.fx.Graph) -> None:
         for node in graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor):
-            node.args = (node.args[0], 0, 2 * RANK, 2 * RANK + 2)
+            node.args = (node.args[0], 0, 2 * dist.get_rank(), 2 * dist.get_rank() + 2)
 
     def uuid(self) -> bytes:
         return b"rows"
@@ -43,10 +41,11 @@ def taken_by_a_pass(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     return torch.mm(x[0:2], w)
 
 
-def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Return, by name, what computes a number eagerly, and what computes it compiled."""
-    mesh = init_device_mesh("cpu", (WORLD,))
-    x, w = torch.arange(64.0).reshape(8, 8), weight()
+def cases(device: str = "cpu") -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Return, by name, what computes a result eagerly, and what computes it compiled."""
+    rank = dist.get_rank()
+    mesh = init_device_mesh(device, (dist.get_world_size(),))
+    x, w = torch.arange(64.0).reshape(8, 8).to(device), weight().to(device)
     whole = DTensor.from_local(x, mesh, [Replicate()], run_check=False)
     wide = DTensor.from_local(w, mesh, [Replicate()], run_check=False)
 
@@ -66,10 +65,10 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
         return torch.mm(t[dist.get_rank() :], w)
 
     def parallel(function: Any) -> torch.Tensor:
-        layer = torch.nn.Linear(8, 8, bias=False)
+        layer = torch.nn.Linear(8, 8, bias=False, device=device)
         torch.nn.init.ones_(layer.weight)
         wrapped = torch.nn.parallel.DistributedDataParallel(function(layer))
-        wrapped(x + RANK).sum().backward()
+        wrapped(x + rank).sum().backward()
         assert layer.weight.grad is not None
         return layer.weight.grad
 
@@ -90,7 +89,7 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
         "constant": both(constant, x),
         "plain": (lambda: model(x, w), lambda: torch.compile(model)(x, w)),
         "parallel": (lambda: parallel(lambda layer: layer), lambda: parallel(torch.compile)),
-        "pass": (lambda: torch.mm(x[2 * RANK : 2 * RANK + 2], w), passed),
+        "pass": (lambda: torch.mm(x[2 * rank : 2 * rank + 2], w), passed),
     }
 
 
@@ -98,37 +97,43 @@ def number(result: Any) -> float:
     return float((result.to_local() if isinstance(result, DTensor) else result).detach().sum())
 
 
-def job(bucket: Path, cache: Path, compiled: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
-    """Compute all numbers as a process of a new job does; beside each, its hits in the AOTAutograd cache."""
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
-    tritonsync.install(tritonsync.Settings(url=str(bucket), strict=True, quiet=True))
+def compute_all(compiled: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Compute each number as a new program does; beside each, its hits in the AOTAutograd cache."""
     told = {}
     for name, compute in compiled.items():
         torch.compiler.reset()
         before = counters()["aot_hit"]
         told[name] = [number(compute()), counters()["aot_hit"] - before]
+    return told
+
+
+def job(bucket: Path, cache: Path, compiled: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Compute all numbers as a process of a new job does."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    tritonsync.install(tritonsync.Settings(url=str(bucket), strict=True, quiet=True))
+    told = compute_all(compiled)
     session.stop()
     dist.barrier()
     return told
 
 
-def main() -> None:
-    dist.init_process_group("gloo", init_method=f"file://{FOLDER}/store", rank=RANK, world_size=WORLD)
+def main(rank: int, world: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     both = cases()
     compiled = {name: compute for name, (_, compute) in both.items()}
     told: dict[str, Any] = {"eager": {name: number(compute()) for name, (compute, _) in both.items()}}
     # A folder of its own for each rank and job.
-    told["own"] = [job(FOLDER / "bucket", FOLDER / f"own-{RANK}-{count}", compiled) for count in range(3)]
+    told["own"] = [job(folder / "bucket", folder / f"own-{rank}-{count}", compiled) for count in range(3)]
     # One for all: new for the first job, as it was for the second one, and empty again for the third.
-    shared = FOLDER / "shared"
-    told["shared"] = [job(FOLDER / "other", shared, compiled) for _ in range(2)]
-    if RANK == 0:
+    shared = folder / "shared"
+    told["shared"] = [job(folder / "other", shared, compiled) for _ in range(2)]
+    if rank == 0:
         shutil.rmtree(shared)
     dist.barrier()
-    told["shared"].append(job(FOLDER / "other", shared, compiled))
+    told["shared"].append(job(folder / "other", shared, compiled))
     print(json.dumps(told), flush=True)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
