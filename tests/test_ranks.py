@@ -17,6 +17,8 @@ from tritonsync.format.ranks import Rank
 from tritonsync.format.value import bundle_of_value
 from tritonsync.local.inductor_cache import value_path, values, write_value
 from tritonsync.local.owners import is_owner, note_owner
+from tritonsync.plugins import inductor
+from tritonsync.session import session as sessions
 from tritonsync.session.context import Host
 from tritonsync.session.session import Session
 from tritonsync.settings import Settings
@@ -184,3 +186,20 @@ def test_owners_are_noted_beside_each_other(tmp_path: Path) -> None:
     assert not is_owner(tmp_path, "name", Rank(1, 0))
     assert not is_owner(tmp_path, "other", Rank(4, 1))
     assert is_owner(tmp_path, "other", Rank(1, 0))
+
+
+def test_before_there_is_a_group_the_launcher_says_the_rank(tmp_path: Path) -> None:
+    """`RANK` and `WORLD_SIZE`; where they are not set, or mean something else, there is one process."""
+    url = str(tmp_path / "bucket")
+    for variables, expected in (
+        ({"RANK": "3", "WORLD_SIZE": "4"}, Rank(4, 3)),
+        ({"RANK": "3"}, Rank(1, 0)),
+        ({"RANK": "gold", "WORLD_SIZE": "4"}, Rank(1, 0)),
+        ({"RANK": "-1", "WORLD_SIZE": "9" * 5000}, Rank(1, 0)),
+        ({}, Rank(1, 0)),
+    ):
+        sessions.start(Settings.from_env({"TRITONSYNC_URL": url, "TRITONSYNC_QUIET": "1", **variables}))
+        try:
+            assert inductor._rank() == expected
+        finally:
+            sessions.stop()
