@@ -16,7 +16,7 @@ from tritonsync.format.bundle import Bundle
 from tritonsync.format.ranks import Rank
 from tritonsync.format.value import bundle_of_value
 from tritonsync.local.inductor_cache import value_path, values, write_value
-from tritonsync.local.owners import is_owner, note_owner
+from tritonsync.local.owners import has_owners, is_owner, note_owner
 from tritonsync.plugins import inductor
 from tritonsync.session import session as sessions
 from tritonsync.session.context import Host
@@ -136,6 +136,18 @@ def test_what_nobody_has_noted_is_taken_once_the_bucket_knows_it(raw: RawBucket,
     assert offered(session(raw, folder, Rank(2, 0))) == [RANKED]
 
 
+def test_what_was_left_out_is_not_taken_for_refused(raw: RawBucket, tmp_path: Path) -> None:
+    """A value that torch never saw is no reason to publish the same variant again."""
+    made(raw, tmp_path / "first", Rank(2, 0), RANKED)
+    folder = tmp_path / "inductor"
+    write_value(folder, "fx_graph", KEY, RANKED)
+    now = session(raw, folder, Rank(2, 0))
+    now.look_up("fx_graph", KEY).is_for_another(RANKED)
+    now.enqueue_value("fx_graph", KEY, make_value("DTensor", "compiled all the same"))
+    now.stop()
+    assert len(raw.names(r"^bundles/fx_graph/.*/manifest\.json$")) == 1
+
+
 def test_a_program_of_one_process_takes_what_it_finds(raw: RawBucket, tmp_path: Path) -> None:
     """Without ranks there is nothing to confuse: what lies in its folder is its own, noted or not."""
     write_value(tmp_path / "inductor", "fx_graph", KEY, RANKED)
@@ -180,8 +192,10 @@ def test_pull_leaves_to_each_rank_what_is_its_own(raw: RawBucket, tmp_path: Path
 
 def test_owners_are_noted_beside_each_other(tmp_path: Path) -> None:
     """Ranks that made the same bytes share a value, and noting it twice changes nothing."""
+    assert not has_owners(tmp_path)
     for rank in (Rank(4, 1), Rank(4, 2), Rank(4, 1)):
         note_owner(tmp_path, "name", rank)
+    assert has_owners(tmp_path)
     assert [rank for rank in range(4) if is_owner(tmp_path, "name", Rank(4, rank))] == [1, 2]
     assert not is_owner(tmp_path, "name", Rank(1, 0))
     assert not is_owner(tmp_path, "other", Rank(4, 1))

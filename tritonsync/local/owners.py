@@ -17,7 +17,7 @@ from pathlib import Path
 from tritonsync.format.ranks import Rank
 from tritonsync.local.files import LOCKS, disk_errors, write_new
 
-__all__ = ["is_owner", "note_owner"]
+__all__ = ["has_owners", "is_owner", "note_owner"]
 
 
 def note_owner(inductor_dir: Path, name: str, owner: Rank) -> None:
@@ -26,10 +26,15 @@ def note_owner(inductor_dir: Path, name: str, owner: Rank) -> None:
     Raises:
         LocalCacheError: the note cannot be written.
     """
-    path = _notes(inductor_dir, name) / _text(owner)
+    path = _notes(inductor_dir) / name / _text(owner)
     with disk_errors("write", path), contextlib.suppress(FileExistsError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_new(os.fspath(path), b"")
+
+
+def has_owners(inductor_dir: Path) -> bool:
+    """Whether any value in the folder belongs to a rank."""
+    return _notes(inductor_dir).exists()
 
 
 def is_owner(inductor_dir: Path, name: str, reader: Rank) -> bool:
@@ -40,7 +45,7 @@ def is_owner(inductor_dir: Path, name: str, reader: Rank) -> bool:
     Raises:
         LocalCacheError: the notes cannot be read.
     """
-    path = _notes(inductor_dir, name)
+    path = _notes(inductor_dir) / name
     with disk_errors("list", path):
         try:
             owners = os.listdir(path)
@@ -49,8 +54,8 @@ def is_owner(inductor_dir: Path, name: str, reader: Rank) -> bool:
     return _text(reader) in owners if owners else reader.world == 1
 
 
-def _notes(inductor_dir: Path, name: str) -> Path:
-    return inductor_dir / LOCKS / "ranks" / name
+def _notes(inductor_dir: Path) -> Path:
+    return inductor_dir / LOCKS / "ranks"
 
 
 def _text(rank: Rank) -> str:

@@ -18,7 +18,7 @@ from tritonsync.format.manifest import Manifest
 from tritonsync.format.ranks import depends_on_rank
 from tritonsync.format.value import facts_of_value
 from tritonsync.local.inductor_cache import value_name
-from tritonsync.local.owners import is_owner, note_owner
+from tritonsync.local.owners import has_owners, is_owner, note_owner
 from tritonsync.session.context import Context
 from tritonsync.session.incoming import Arrival, Incoming, Value
 from tritonsync.session.outgoing import Outgoing
@@ -59,6 +59,10 @@ class GraphLookups:
     def note_offered(self, kind: str, key: str, names: Iterable[str]) -> None:
         """Note that torch was offered these values."""
         self._offered[kind, key] = self.offered(kind, key) | frozenset(names)
+
+    def note_left_out(self, kind: str, key: str, name: str) -> None:
+        """Note that torch was not offered this value after all."""
+        self._offered[kind, key] = self.offered(kind, key) - {name}
 
     def is_ranked(self, data: bytes) -> bool:
         """Whether a value of this program may hold code for one rank only."""
@@ -103,20 +107,24 @@ class GraphLookup:
         known = seen - {value.name for value in arrival.values if value.manifest and value.name in self._left_out}
         new = [value for value in arrival.values if value.name not in known]
         self._seen.update(value.name for value in new)
-        self._lookups.note_offered(self.kind, self.key, self._seen)
         self.is_done = arrival.asked or not new
-        return tuple(value for value in new if value.manifest or not self.is_for_another(value.data))
+        offered = tuple(value for value in new if value.manifest or not self.is_for_another(value.data))
+        self._lookups.note_offered(self.kind, self.key, (value.name for value in offered))
+        return offered
 
     def is_for_another(self, data: bytes) -> bool:
         """Whether a value from this host's folder may be for another rank of the job, so that it must be left out."""
         host = self._lookups.context.host()
         rank = host.rank()
-        if rank is None or not self._lookups.is_ranked(data):
+        inductor = host.caches().inductor
+        # A program of one process reads through its values only where a job has left notes.
+        if rank is None or (rank.world == 1 and not has_owners(inductor)) or not self._lookups.is_ranked(data):
             return False
         name = value_name(data)
-        if is_owner(host.caches().inductor, name, rank):
+        if is_owner(inductor, name, rank):
             return False
         self._left_out.add(name)
+        self._lookups.note_left_out(self.kind, self.key, name)
         return True
 
     def taken(self, data: bytes, value: Value | None) -> None:
