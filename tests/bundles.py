@@ -37,3 +37,17 @@ def make_bundle(key: str = "key", *, kernels: int = 3, build: str = "one", varia
         kernels=tuple(make_kernel(number, build) for number in range(kernels)),
         payloads=(Payload("fx_value.pickle", f"value of {build}".encode()),),
     )
+
+
+def make_value(source: str = "", note: str = "") -> bytes:
+    """Make what torch could have pickled of a GPU graph without kernels: its source code, and a text beside it."""
+    parts = {"guards_expr": b"N", "source_code": _text(source), "device_types": b"]" + _text("cuda") + b"a"}
+    state = b"".join(_text(name) + part for name, part in {**parts, "note": _text(note)}.items())
+    maker = _text("torch._inductor.output_code") + _text("CompiledFxGraph") + b"\x93"
+    return b"\x80\x04" + maker + b")\x81}(" + state + b"ub."
+
+
+def _text(text: str) -> bytes:
+    """A string as pickle writes it."""
+    data = text.encode()
+    return b"X" + len(data).to_bytes(4, "little") + data

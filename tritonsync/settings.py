@@ -52,6 +52,8 @@ class Settings:
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
         launch_rank: which of the processes of a job this is, as its launcher (torchrun) says; None: it has no launcher.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
+        rank: what the launcher of a distributed job (torchrun and others) calls this process; None: there is none.
+        world_size: how many processes it has started.
     """
 
     url: str | None = None
@@ -73,6 +75,8 @@ class Settings:
     cpu_capability: str | None = None
     launch_rank: str | None = None
     report_dir: str | None = None
+    rank: int | None = None
+    world_size: int | None = None
 
     def __repr__(self) -> str:
         shown = (f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self) if field.repr)
@@ -158,6 +162,11 @@ def _torch_switch(_variable: str, text: str) -> bool:
     return text == "1"
 
 
+def _count(_variable: str, text: str) -> int | None:
+    # Not ours, and other programs may mean something else by it.
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
 def _choice(options: tuple[T, ...]) -> Callable[[str, str], T]:
     def parse(variable: str, text: str) -> T:
         if text.lower() not in options:
@@ -212,6 +221,8 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
     "launch_rank": ("RANK", _text),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
+    "rank": ("RANK", _count),
+    "world_size": ("WORLD_SIZE", _count),
 }
 
 #: Fields of which the variable may not be set and empty.

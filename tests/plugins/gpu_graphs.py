@@ -66,8 +66,17 @@ def scaled(x, y):
     return (rows * 2).sum(1) + rows.amax(1)
 
 
+def many(x, y):
+    """Let torch choose between a persistent reduction and one that is not, when the graph runs."""
+    return softmax(x, y)
+
+
 #: What is set for a program.
-CONFIGS = {"descent": {"coordinate_descent_tuning": True}, "long_name": {"kernel_name_max_ops": 100}}
+CONFIGS = {
+    "descent": {"coordinate_descent_tuning": True},
+    "long_name": {"kernel_name_max_ops": 100},
+    "many": {"triton.multi_kernel": 1},
+}
 
 
 def main(name: str) -> None:

@@ -45,3 +45,14 @@ def test_a_second_worker_compiles_and_times_nothing(gpu_worker: Worker, tmp_path
         third = gpu_worker.run(name, bucket=bucket, cache=cache, TRITONSYNC_STRICT="1")
         assert third.hits == (1, 1)
         assert third.counts["requests"] <= 3
+
+
+def test_a_graph_that_torch_cannot_load_again_stays_away(gpu_worker: Worker, tmp_path: Path) -> None:
+    """With triton.multi_kernel a warm start of torch fails; with tritonsync the second worker compiles."""
+    bucket = tmp_path / "bucket"
+    first = gpu_worker.run("many", bucket=bucket, TRITONSYNC_STRICT="1")
+    assert "left out of the bucket: it was made with triton.multi_kernel" in first.err
+    with RawBucket(str(bucket)) as raw:
+        assert raw.names("^bundles/fx_graph/") == []
+    second = gpu_worker.run("many", bucket=bucket, TRITONSYNC_STRICT="1")
+    assert second.out["fx_hit"] == 0

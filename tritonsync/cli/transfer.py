@@ -152,6 +152,11 @@ def pull(
             f"warning: {amount(pulled.conflicts, 'kernel')} left alone, because this host has or is making another "
             "build; graphs that need the one in the bucket compile again"
         )
+    if pulled.of_ranks:
+        complain(
+            f"note: {amount(pulled.of_ranks, 'bundle')} of the workload left out: each belongs to one rank of a job, "
+            "which fetches its own when it runs with tritonsync"
+        )
     if pulled.missing:
         more = ", ..." if len(pulled.missing) > _SHOWN else ""
         complain(

@@ -90,7 +90,7 @@ class Bundle:
         kernels: sorted by (hash, device, content id); two with one hash may stand side by side, never mixed.
         payloads: sorted by name.
         guards: the guard expression under which the value may be used; empty for none.
-        requires: what the reader's CPU must be; None for any.
+        requires: what the reader's CPU and rank must be; None for any.
         compile_seconds: how long it took to make, as far as known.
         value: the whole value that skeleton and kernels make up; None where there is none.
     """

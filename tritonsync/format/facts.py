@@ -16,14 +16,18 @@ from collections.abc import Iterator
 from tritonsync.errors import ValueSplitError
 from tritonsync.format.bundle import DEFAULT_VARIANT
 from tritonsync.format.pickle_reader import Instance, Reading, read
+from tritonsync.format.ranks import Rank, depends_on_rank, ranked_requirement, ranked_variant
 
-__all__ = ["UNKNOWN_CPU", "ValueFacts", "facts_of_reading", "read_facts", "variant_of"]
+__all__ = ["UNKNOWN_CPU", "ValueFacts", "facts_of_reading", "read_facts", "variant_of", "why_unfit"]
 
 #: Name of the file that Inductor writes a kernel's source to: base32 of a sha256 (`code_hash` of codecache.py, 2.13).
 _KERNEL_SOURCE = re.compile(r"(?<![a-z2-7])[a-z2-7]{52}\.py(?![A-Za-z0-9_])")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 #: Source code that the reader's own C++ compiler will compile: CPU kernels, and the C++ wrapper.
 _CPP_MARKERS = ("async_compile.cpp", "CppWrapperCodeCache")
+#: Source code that chooses among kernels when it runs. torch fails to load it again: `MultiKernelCall.cache_file_path`
+#: asks kernels for a source that those from a cache do not have (torch/_inductor/codegen/multi_kernel.py, 2.13).
+_MULTI_KERNEL = (b"async_compile.multi_kernel(", b"async_compile.size_hint_multi_kernel(")
 _MAX_SECONDS = 10**9
 #: A value holds a forward and a backward graph at most; a hostile one could name one large text in a million graphs.
 _MAX_GRAPHS = 64
@@ -39,6 +43,7 @@ class ValueFacts:
             none.
         device_types: `cuda`, `cpu`, ... of all graphs in the value.
         uses_cpp: whether it holds code that was generated for a CPU, or code that could not be looked into.
+        is_ranked: whether it may hold code for one rank of a job only (see `ranks.py`).
         compile_seconds: how long torch says it took; 0 if it does not.
         static_kernels: hashes of the kernels that static autotuners launch, in order.
         fx_graphs: for AOTAutograd values that point to FX values: (key, exact guard text), forward first.
@@ -50,6 +55,7 @@ class ValueFacts:
     extern_libs_key: str = ""
     device_types: frozenset[str] = frozenset()
     uses_cpp: bool = False
+    is_ranked: bool = False
     compile_seconds: float = 0.0
     static_kernels: tuple[str, ...] = ()
     fx_graphs: tuple[tuple[str, str], ...] = ()
@@ -63,11 +69,18 @@ def read_facts(value: bytes) -> ValueFacts:
     Raises:
         ValueSplitError: it is not one, or not in a form that is known.
     """
-    return facts_of_reading(read(value))
+    return dataclasses.replace(facts_of_reading(read(value)), is_ranked=depends_on_rank(value))
+
+
+def why_unfit(value: bytes) -> str | None:
+    """Say why a value, or its skeleton, is of no use to anybody, whoever made it; None where it is."""
+    if any(call in value for call in _MULTI_KERNEL):
+        return "it was made with triton.multi_kernel, which torch cannot load again"
+    return None
 
 
 def facts_of_reading(reading: Reading) -> ValueFacts:
-    """Return the facts of a value that was read already; see `read_facts`."""
+    """Return the facts of a value that was read already, but for `is_ranked`; see `read_facts`."""
     root = reading.root
     if not isinstance(root, Instance) or not isinstance(root.state, dict) or "guards_expr" not in root.state:
         raise ValueSplitError("neither an FX graph value nor an AOTAutograd value of torch")
@@ -168,19 +181,23 @@ def _clean(text: str) -> str:
 UNKNOWN_CPU = "unknown:unknown"
 
 
-def variant_of(facts: ValueFacts, cpu: str | None) -> tuple[str, str | None]:
-    """Return the variant's name and what the reader's CPU must be.
+def variant_of(facts: ValueFacts, cpu: str | None, rank: Rank | None = None) -> tuple[str, str | None]:
+    """Return the variant's name and what the reader's CPU and rank must be.
 
     Args:
         facts: what the value says of itself.
         cpu: `machine:isa` of the host that made it, such as `x86_64:avx2`; None where it is not known.
+        rank: of the process that made it; None where it is not known.
 
     Returns:
-        the variant, 16 hex digits, or `default` where nothing tells it apart; and the requirement, None for any CPU.
+        the variant, 16 hex digits, or `default` where nothing tells it apart, and its owner if it has one; and the
+        requirement, None for any CPU and rank.
     """
     needs_cpu = facts.uses_cpp or "cpu" in facts.device_types
     requires = (cpu or UNKNOWN_CPU) if needs_cpu else None
     parts = [facts.guards, facts.extern_libs_key, requires or ""]
-    if not any(parts):
-        return DEFAULT_VARIANT, None
-    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()[:16], requires
+    digest = hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()[:16]
+    variant = digest if any(parts) else DEFAULT_VARIANT
+    if not facts.is_ranked:
+        return variant, requires
+    return ranked_variant(variant, rank), ranked_requirement(requires, rank)

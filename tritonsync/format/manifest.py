@@ -112,7 +112,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """Where a bundle was made: for people and for `show`; only `requires` decides anything.
 
     Attributes:
-        requires: what the reader's CPU must be (see `variant.py`); None for any.
+        requires: what the reader's CPU and rank must be (see `facts.py`); None for any.
     """
 
     tritonsync: str | None = None

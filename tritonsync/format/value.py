@@ -38,6 +38,7 @@ from tritonsync.format.facts import ValueFacts, read_facts, variant_of
 from tritonsync.format.kernel import Kernel, KernelFile
 from tritonsync.format.pack import MAX_FILE_SIZE
 from tritonsync.format.pickle_reader import Instance, Reading, Span, read
+from tritonsync.format.ranks import Rank, depends_on_rank
 
 __all__ = [
     "SplitValue",
@@ -205,6 +206,7 @@ def bundle_of_value(
     value: bytes,
     *,
     cpu: str | None = None,
+    rank: Rank | None = None,
     variant: str = DEFAULT_VARIANT,
     facts: ValueFacts | None = None,
 ) -> Bundle:
@@ -215,6 +217,7 @@ def bundle_of_value(
         key: the value's key in that cache.
         value: its bytes.
         cpu: `machine:isa` of the host that made it; counts only for values that hold CPU code.
+        rank: of the process that made it; counts only for values that may hold code for one rank.
         variant: for kinds whose values torch does not guard.
         facts: what `read_facts` said of the value, where the caller knows already.
     """
@@ -224,7 +227,7 @@ def bundle_of_value(
         payload = Payload(f"{stem}.pickle", value)
         return Bundle(kind=kind, key=key, variant=variant, payloads=(payload,), value=whole)
     facts = facts or facts_of_value(value)
-    variant, requires = variant_of(facts, cpu)
+    variant, requires = variant_of(facts, cpu, rank)
     try:
         parts = split(value)
         kernels, payload = parts.kernels, Payload(f"{stem}.skeleton", parts.skeleton)
@@ -248,7 +251,7 @@ def facts_of_value(value: bytes) -> ValueFacts:
     try:
         return read_facts(value)
     except ValueSplitError:
-        return ValueFacts(uses_cpp=True)
+        return ValueFacts(uses_cpp=True, is_ranked=depends_on_rank(value))
 
 
 def has_value(bundle: Bundle) -> bool:

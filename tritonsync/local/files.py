@@ -232,7 +232,7 @@ def remove_stale(entry: os.DirEntry[str]) -> bool:
 
 log = logging.getLogger(__name__)
 
-#: The folder of the lock files, inside Inductor's cache folder. Nothing but empty files is in it.
+#: The folder of the lock files, inside Inductor's cache folder, and of the notes of `owners.py`. All are empty.
 LOCKS = ".tritonsync"
 
 _waited_in_vain = 0.0

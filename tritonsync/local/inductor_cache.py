@@ -50,6 +50,7 @@ __all__ = [
     "read_value",
     "sweep",
     "triton_dir",
+    "value_name",
     "value_path",
     "values",
     "write_value",
@@ -175,7 +176,12 @@ def is_intact(value: LocalValue, data: bytes) -> bool:
     """Whether a value's file holds what torch wrote: FX and AOTAutograd values are named by their content."""
     if value.kind not in ("fx_graph", "aot_autograd"):
         return True
-    return value.path.name == _content_name(hashlib.sha256(data).hexdigest())
+    return value.path.name == value_name(data)
+
+
+def value_name(data: bytes) -> str:
+    """Return the file name of an FX or AOTAutograd value."""
+    return _content_name(hashlib.sha256(data).hexdigest())
 
 
 def _content_name(sha256: str) -> str:

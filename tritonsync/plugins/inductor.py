@@ -21,6 +21,7 @@ from typing import Any
 from tritonsync.bundler import StaticAutotuner
 from tritonsync.errors import LocalCacheError
 from tritonsync.format.manifest import Environment
+from tritonsync.format.ranks import Rank
 from tritonsync.local.cpu import NO_ISA, host_cpu
 from tritonsync.local.triton_cache import default_triton_dir
 from tritonsync.messages import warn_once
@@ -83,7 +84,16 @@ def patch_codecache(codecache: Any) -> None:  # noqa: ANN401
     _patches.replace(codecache.GuardedCache, "iterate_over_candidates", parameters, _graphs.candidates)
     _patches.replace(codecache.FxGraphCache, "_write_to_local_cache", ("key", "content"), _graphs.write("fx_graph"))
     _patches.replace(codecache.InductorCacheArtifact, "populate_cache", ("self",), _graphs.populate)
-    session.set_host(session.Host(caches=_caches, cpu=_cpu, environment=_environment, extern_libs_key=_extern_libs_key))
+    session.set_host(
+        session.Host(
+            caches=_caches,
+            cpu=_cpu,
+            environment=_environment,
+            extern_libs_key=_extern_libs_key,
+            rank=_rank,
+            has_custom_passes=_has_custom_passes,
+        )
+    )
 
 
 @_careful
@@ -244,6 +254,37 @@ def _cpu() -> str:
     isa = str(picked) if picked else NO_ISA
     # On arm64 the host's text says more: torch calls SVE of all lengths `asimd`.
     return host if host.partition(":")[2].startswith(f"{isa} sve") else f"{platform.machine()}:{isa}"
+
+
+def _rank() -> Rank:
+    """Return the rank in the default group, or what the launcher says as long as there is none."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return Rank(distributed.get_world_size(), distributed.get_rank())
+    now = session.current()
+    if now is None or now.settings.rank is None or now.settings.world_size is None:
+        return Rank(1, 0)
+    return Rank(now.settings.world_size, now.settings.rank)
+
+
+#: Where torch is given passes over graphs (torch/_inductor/config.py, 2.11 and 2.13). Most values say it themselves;
+#: those made with `bundled_autograd_cache` do not.
+_CUSTOM_PASSES = (
+    "pre_grad_custom_pass",
+    "joint_custom_pre_pass",
+    "joint_custom_post_pass",
+    "post_grad_custom_pre_pass",
+    "post_grad_custom_post_pass",
+    "_pre_fusion_custom_pass",
+    "_post_fusion_custom_pass",
+    "custom_partitioner_fn",
+)
+
+
+def _has_custom_passes() -> bool:
+    from torch._inductor import config
+
+    return any(getattr(config, name, None) for name in _CUSTOM_PASSES)
 
 
 def _environment() -> Environment:

@@ -45,7 +45,7 @@ class GraphCaches:
         ) -> Iterator[Candidate]:
             lookup = _begin(cls.__name__, key) if local else None
             for candidate in original(cls, local, remote_cache, key):
-                if lookup is not None and _is_foreign(candidate[0]):
+                if lookup is not None and (_is_foreign(candidate[0]) or _is_for_another(lookup, candidate[1])):
                     continue
                 try:
                     yield candidate
@@ -72,6 +72,7 @@ class GraphCaches:
 
         def make(original: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
             def _write_to_local_cache(key: str, content: bytes) -> None:
+                _made(content)
                 original(key, content)
                 if not getattr(self._here, "populating", False):
                     _written(kind, key, content)
@@ -122,6 +123,12 @@ def _is_foreign(value: Any) -> bool:  # noqa: ANN401
     return now is not None and key is not None and key != now.host.extern_libs_key()
 
 
+# Where that cannot be told, it is: what another rank's graph does is silently wrong.
+@edge(True)
+def _is_for_another(lookup: GraphLookup, data: bytes) -> bool:
+    return lookup.is_for_another(data)
+
+
 @edge(None)
 def _taken(lookup: GraphLookup | None, data: bytes, value: Value | None) -> None:
     if lookup is not None:
@@ -132,6 +139,13 @@ def _taken(lookup: GraphLookup | None, data: bytes, value: Value | None) -> None
 def _missed(lookup: GraphLookup | None) -> None:
     if lookup is not None:
         lookup.missed()
+
+
+@edge(None)
+def _made(content: bytes) -> None:
+    now = session.current()
+    if now is not None:
+        now.note_value_made(bytes(content))
 
 
 @edge(None)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tritonsync.errors import RemoteOffError, SettingsError
 from tritonsync.format.manifest import Environment
+from tritonsync.format.ranks import Rank
 from tritonsync.local.cpu import host_cpu
 from tritonsync.local.files import host_lock
 from tritonsync.local.inductor_cache import default_inductor_dir
@@ -42,12 +43,16 @@ class Host:
         cpu: `machine:isa` of this host, as torch sees it.
         environment: for manifests.
         extern_libs_key: torch's key of the libdevice of this host; None where it has none (before 2.13).
+        rank: of this process in its job; None where that is not known, and then no value of any rank is touched.
+        has_custom_passes: whether torch has been given passes over graphs, which may embed the rank.
     """
 
     caches: Callable[[], LocalCaches]
     cpu: Callable[[], str]
     environment: Callable[[], Environment]
     extern_libs_key: Callable[[], str | None] = lambda: None
+    rank: Callable[[], Rank | None] = lambda: None
+    has_custom_passes: Callable[[], bool] = lambda: False
 
 
 def plain_host(settings: Settings) -> Host:
@@ -163,7 +168,7 @@ class Context:
         """
         store, host = self.connection.store(timeout), self.host()
         check_caches(host.caches())
-        return store.on_host(cpu=host.cpu())
+        return store.on_host(cpu=host.cpu(), rank=host.rank())
 
     def writer(self, timeout: float | None) -> Store:
         """Wait for the store, at most so many seconds; what it publishes was made here and now.
@@ -173,4 +178,4 @@ class Context:
         """
         store, host = self.connection.store(timeout), self.host()
         check_caches(host.caches())
-        return store.on_host(cpu=host.cpu(), environment=host.environment())
+        return store.on_host(cpu=host.cpu(), rank=host.rank(), environment=host.environment())

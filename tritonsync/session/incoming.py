@@ -17,8 +17,10 @@ from pathlib import Path
 from tritonsync import times
 from tritonsync.errors import FormatError, TritonSyncError
 from tritonsync.format.manifest import Manifest
+from tritonsync.format.ranks import is_variant_of_another, required_rank
 from tritonsync.format.workload import WorkloadEntry
 from tritonsync.local.inductor_cache import value_path
+from tritonsync.local.owners import note_owner
 from tritonsync.local.presence import is_key_here
 from tritonsync.remote.threads import in_parallel, start_thread
 from tritonsync.remote.waiting import Deadline
@@ -145,7 +147,9 @@ class Incoming:
     def fetch_ahead(self, entries: Sequence[WorkloadEntry]) -> None:
         """Fetch what an earlier run used, a few at a time; return when that is done."""
         wanted: dict[tuple[str, str], set[str]] = {}
-        for entry in entries[:MAX_AHEAD]:
+        rank = self._context.host().rank()
+        mine = [entry for entry in entries if not is_variant_of_another(entry.variant, rank)]
+        for entry in mine[:MAX_AHEAD]:
             if entry.kind in ("aot_autograd", "fx_graph") and self._is_wanted(entry.kind, entry.key):
                 wanted.setdefault((entry.kind, entry.key), set()).add(entry.variant)
         planned = {self._in_background(kind, key, frozenset(names)) for (kind, key), names in wanted.items()}
@@ -243,7 +247,16 @@ class Incoming:
                 have=functools.partial(is_here, caches=caches) if is_key_here(inductor, kind, key) else None,
                 timeout=deadline.left,
             )
-            return Arrival(tuple(self._restore(kind, key, found, caches)))
+            return Arrival((*self._restore(kind, key, found, caches), *self._known_now(kind, key, found, inductor)))
+
+    def _known_now(self, kind: str, key: str, found: Found, inductor: Path) -> Iterable[Value]:
+        """Yield the values that were here already, and of which only the bucket knows that they are this rank's."""
+        for manifest in found.present:
+            owner, name = required_rank(manifest.environment.requires), name_of(manifest)
+            if owner is not None and name is not None:
+                note_owner(inductor, name, owner)
+                for value in self._read(kind, key, [name]):
+                    yield dataclasses.replace(value, manifest=manifest)
 
     def _restore(self, kind: str, key: str, found: Found, caches: LocalCaches) -> Iterable[Value]:
         with self._lock:

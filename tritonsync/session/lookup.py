@@ -3,6 +3,7 @@
 ::
 
     lookup = lookups.begin(kind, key)     waits for a fetch of this key that is under way
+    lookup.is_for_another(data)           whether a value that lies here belongs to another rank of the job
     lookup.more()                         values of the bucket that torch has not tried, now in this host's caches
     lookup.taken(data, value)             torch uses this one; what it names is fetched ahead
     lookup.missed()                       torch uses none, and compiles
@@ -14,7 +15,10 @@ from collections.abc import Iterable
 
 from tritonsync.format.facts import ValueFacts, variant_of
 from tritonsync.format.manifest import Manifest
+from tritonsync.format.ranks import depends_on_rank
 from tritonsync.format.value import facts_of_value
+from tritonsync.local.inductor_cache import value_name
+from tritonsync.local.owners import has_owners, is_owner, note_owner
 from tritonsync.session.context import Context
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.workload import WorkloadRecord
@@ -48,6 +52,22 @@ class GraphLookups:
         """Note that torch was offered these values."""
         self._offered[kind, key] = self.offered(kind, key) | frozenset(names)
 
+    def note_left_out(self, kind: str, key: str, name: str) -> None:
+        """Note that torch was not offered this value after all."""
+        self._offered[kind, key] = self.offered(kind, key) - {name}
+
+    def is_ranked(self, data: bytes) -> bool:
+        """Whether a value of this program may hold code for one rank only."""
+        return depends_on_rank(data) or self.context.host().has_custom_passes()
+
+    def note_made(self, data: bytes) -> None:
+        """Note that torch has made a value here, and put it into its folder."""
+        host = self.context.host()
+        rank = host.rank()
+        # Alone there is nobody to tell apart from, and a program of one process takes what nobody has noted.
+        if rank is not None and rank.world > 1 and self.is_ranked(data):
+            note_owner(host.caches().inductor, value_name(data), rank)
+
 
 class GraphLookup:
     """One lookup.
@@ -61,6 +81,7 @@ class GraphLookup:
     def __init__(self, lookups: GraphLookups, kind: str, key: str, seen: Iterable[str]) -> None:
         self._lookups, self.kind, self.key = lookups, kind, key
         self._seen = set(seen)
+        self._left_out: set[str] = set()
         self.is_done = False
         lookups.note_offered(kind, key, self._seen)
 
@@ -69,11 +90,29 @@ class GraphLookup:
         self.is_done = True  # also if what follows raises
         seen = frozenset(self._seen)
         arrival = self._lookups.incoming.fetch(self.kind, self.key, seen)
-        new = tuple(value for value in arrival.values if value.name not in seen)
+        # One that was left out here comes again where the bucket knows that it is this rank's.
+        known = seen - {value.name for value in arrival.values if value.manifest and value.name in self._left_out}
+        new = [value for value in arrival.values if value.name not in known]
         self._seen.update(value.name for value in new)
-        self._lookups.note_offered(self.kind, self.key, self._seen)
         self.is_done = arrival.asked or not new
-        return new
+        offered = tuple(value for value in new if value.manifest or not self.is_for_another(value.data))
+        self._lookups.note_offered(self.kind, self.key, (value.name for value in offered))
+        return offered
+
+    def is_for_another(self, data: bytes) -> bool:
+        """Whether a value from this host's folder may be for another rank of the job, so that it must be left out."""
+        host = self._lookups.context.host()
+        rank = host.rank()
+        inductor = host.caches().inductor
+        # A program of one process reads through its values only where a job has left notes.
+        if rank is None or (rank.world == 1 and not has_owners(inductor)) or not self._lookups.is_ranked(data):
+            return False
+        name = value_name(data)
+        if is_owner(inductor, name, rank):
+            return False
+        self._left_out.add(name)
+        self._lookups.note_left_out(self.kind, self.key, name)
+        return True
 
     def taken(self, data: bytes, value: Value | None) -> None:
         """Note that torch uses a value.
@@ -111,15 +150,16 @@ class GraphLookup:
             graphs: key and guards of each.
         """
         host = self._lookups.context.host()
-        cpu, libraries = host.cpu(), {"", host.extern_libs_key() or ""}
+        cpu, rank, libraries = host.cpu(), host.rank(), {"", host.extern_libs_key() or ""}
         wanted: dict[str, set[str]] = {}
         for key, guards in graphs:
             facts = [
-                ValueFacts(guards=guards, extern_libs_key=library, uses_cpp=uses_cpp)
+                ValueFacts(guards=guards, extern_libs_key=library, uses_cpp=uses_cpp, is_ranked=is_ranked)
                 for library in libraries
                 for uses_cpp in (False, True)
+                for is_ranked in (False, True)
             ]
-            wanted.setdefault(key, set()).update(variant_of(each, cpu)[0] for each in facts)
+            wanted.setdefault(key, set()).update(variant_of(each, cpu, rank)[0] for each in facts)
         self._lookups.incoming.fetch_variants("fx_graph", wanted)
 
 

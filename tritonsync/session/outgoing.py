@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import random
@@ -12,12 +13,13 @@ from collections.abc import Callable, Collection, Iterable
 from tritonsync import times
 from tritonsync.errors import AccessDeniedError, LocalCacheError, UnsafeFolderError
 from tritonsync.format.bundle import Bundle
-from tritonsync.format.facts import ValueFacts
+from tritonsync.format.facts import ValueFacts, why_unfit
+from tritonsync.format.ranks import Rank
 from tritonsync.format.value import bundle_of_value, facts_of_value
 from tritonsync.local import inductor_cache
 from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
 from tritonsync.messages import warn_once
-from tritonsync.session.context import Context
+from tritonsync.session.context import Context, Host
 from tritonsync.session.incoming import Incoming, name_of
 from tritonsync.session.uploads import Uploads
 from tritonsync.session.workload import WorkloadRecord
@@ -30,6 +32,20 @@ log = logging.getLogger(__name__)
 
 #: Ranks of uploads: first what makes a bundle exist, then what belongs to it, then what it can be loaded without.
 PUBLISH, BELONGINGS, COMPLETE = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+    """What held for the program when torch made a value; it may be another when that is published."""
+
+    caches: LocalCaches
+    cpu: str
+    rank: Rank | None
+    has_custom_passes: bool
+
+    @classmethod
+    def of(cls, host: Host) -> _Maker:
+        return cls(host.caches(), host.cpu(), host.rank(), host.has_custom_passes())
 
 
 class Outgoing:
@@ -67,10 +83,10 @@ class Outgoing:
             data: the value.
             refused: file names of the values that torch was offered under this key, and made this one all the same.
         """
-        caches, cpu = self._context.host().caches(), self._context.host().cpu()
+        maker = _Maker.of(self._context.host())
         with self._lock:
             self._made.add((kind, key))
-        self._submit(lambda: self._value(kind, key, data, frozenset(refused), caches, cpu), size=len(data))
+        self._submit(lambda: self._value(kind, key, data, frozenset(refused), maker), size=len(data))
 
     def enqueue(self, make: Callable[[], Bundle | None], after: int = -1, reread: bool = False) -> None:
         """Queue the bundle that `make` returns on an upload thread. `after`, `reread`: see `Store.publish`."""
@@ -123,16 +139,21 @@ class Outgoing:
             self._context.counters.add(dropped=1)
             warn_once(log, "queue", "the upload queue is full; some results of this run will not be in the bucket")
 
-    def _value(self, kind: str, key: str, data: bytes, refused: frozenset[str], caches: LocalCaches, cpu: str) -> None:
+    def _value(self, kind: str, key: str, data: bytes, refused: frozenset[str], maker: _Maker) -> None:
         facts = facts_of_value(data)
+        if maker.has_custom_passes:
+            facts = dataclasses.replace(facts, is_ranked=True)
         with self._lock:
             self._facts[kind, key] = facts
             if any(("fx_graph", graph) in self._made for graph, _ in facts.fx_graphs):
                 # It was no use because one of its graphs was not to be had; there is nothing wrong with it.
                 refused = frozenset()
-        bundle = gather(kind, key, data, facts, caches, cpu=cpu)
+        bundle = gather(kind, key, data, facts, maker.caches, cpu=maker.cpu, rank=maker.rank)
         self._context.counters.add(kernels_compiled=len({kernel.hash for kernel in bundle.kernels}))
-        if not self._writes:
+        why = why_unfit(data)
+        if why is not None:
+            warn_once(log, why, "a graph is left out of the bucket: %s", why)
+        if why is not None or not self._writes:
             return
         store = self._context.writer(times.UPLOAD_S)
         after = self._incoming.unusable(kind, key, bundle.variant)

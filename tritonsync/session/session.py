@@ -188,6 +188,10 @@ class Session:
 
     # ---- to the bucket ----------------------------------------------------------------------------------------------
 
+    def note_value_made(self, data: bytes) -> None:
+        """Note that torch has put a value into its folder that is this process's own."""
+        self._lookups.note_made(data)
+
     def enqueue_value(self, kind: str, key: str, data: bytes) -> None:
         """Publish, in the background, a value that torch has made, with its kernels."""
         self._record.note(kind, key)

@@ -19,6 +19,7 @@ from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix
 from tritonsync.format.manifest import MAX_CONTENT_BYTES, MAX_MANIFEST_BYTES, Manifest
+from tritonsync.format.ranks import Rank, fulfilled, is_variant_of_another
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.remote.bucket import Bucket, Fetched
 from tritonsync.remote.waiting import Deadline
@@ -78,12 +79,21 @@ class Reader:
         trust: which signatures are asked for; everything is trusted by default.
         cpu: `machine:isa` of this host; a bundle that requires another one is not offered. None: this host takes none
             that requires any.
+        rank: of this process in its job; what belongs to another one is not offered. None: nor is what belongs to any.
     """
 
-    def __init__(self, bucket: Bucket, *, trust: TrustPolicy | None = None, cpu: str | None = None) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        *,
+        trust: TrustPolicy | None = None,
+        cpu: str | None = None,
+        rank: Rank | None = None,
+    ) -> None:
         self.bucket = bucket
         self.trust = trust or TrustPolicy()
         self.cpu = cpu
+        self.rank = rank
 
     def load(
         self,
@@ -110,7 +120,12 @@ class Reader:
         """
         deadline = Deadline(timeout)
         listing = self.bucket.list(key_prefix(kind, key), timeout=deadline.left)
-        rivals = rivals_in(kind, listing)
+        # The other ranks of a job are told by the names of their variants, so that they take none of the places below.
+        rivals = {
+            variant: places
+            for variant, places in rivals_in(kind, listing).items()
+            if not is_variant_of_another(variant, self.rank)
+        }
         groups = newest_variants(kind, rivals, listing, variants)
         packs_too = _small_packs(groups, newest, listing) if have is None else {}
         search = Candidates(self.bucket, self.trust, kind, key, listing, deadline)
@@ -192,7 +207,7 @@ class Reader:
             return None
 
     def _is_for_this_host(self, manifest: Manifest) -> bool:
-        return manifest.environment.requires in (None, self.cpu)
+        return manifest.environment.requires in fulfilled(self.cpu, self.rank)
 
     def _content(self, found: Manifest, place: BundlePlace, pack: Fetched, deadline: Deadline) -> Bundle | None:
         """Return the bundle from its pack, or from single objects; None, with a warning, where both are missing.

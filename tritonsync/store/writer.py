@@ -22,6 +22,7 @@ from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle, Digest, Payload
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, key_prefix
 from tritonsync.format.manifest import MAX_GENERATION, Environment, Manifest
+from tritonsync.format.ranks import Rank
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import in_parallel
@@ -67,6 +68,7 @@ class Store(Reader):
         signer: signs what is saved.
         trust: which signatures are asked for when loading; everything is trusted by default.
         cpu: `machine:isa` of this host; a bundle that requires another one is not offered.
+        rank: of this process in its job; a bundle that belongs to another one is not offered.
     """
 
     def __init__(
@@ -77,18 +79,24 @@ class Store(Reader):
         signer: Signer | None = None,
         trust: TrustPolicy | None = None,
         cpu: str | None = None,
+        rank: Rank | None = None,
     ) -> None:
-        super().__init__(bucket, trust=trust, cpu=cpu)
+        super().__init__(bucket, trust=trust, cpu=cpu, rank=rank)
         self.environment = environment or Environment()
         self.signer = signer
         # A writer that signs takes only what it signed itself, or was told to trust, for published: an unsigned bundle
         # must not keep the signed one out.
         self._own = self.trust if signer is None else self.trust.including(signer)
 
-    def on_host(self, *, cpu: str | None, environment: Environment | None = None) -> Store:
-        """Return the same store for a host with this CPU, whose manifests state this environment."""
+    def on_host(self, *, cpu: str | None, rank: Rank | None = None, environment: Environment | None = None) -> Store:
+        """Return the same store for a process of this rank on such a CPU, whose manifests state this environment."""
         return Store(
-            self.bucket, environment=environment or self.environment, signer=self.signer, trust=self.trust, cpu=cpu
+            self.bucket,
+            environment=environment or self.environment,
+            signer=self.signer,
+            trust=self.trust,
+            cpu=cpu,
+            rank=rank,
         )
 
     def publish(

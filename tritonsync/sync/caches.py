@@ -13,14 +13,16 @@ from pathlib import Path
 
 from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.bundle import GRAPHS, Bundle
-from tritonsync.format.facts import ValueFacts
+from tritonsync.format.facts import ValueFacts, why_unfit
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import KernelEntry, Manifest
+from tritonsync.format.ranks import Rank, depends_on_rank, required_rank
 from tritonsync.format.value import bundle_of_value, has_value, value_of_bundle
 from tritonsync.local import inductor_cache, triton_cache
 from tritonsync.local.autotune import results_of_payloads, write_autotune
 from tritonsync.local.files import check_owner, is_link
 from tritonsync.local.group import is_group
+from tritonsync.local.owners import note_owner
 from tritonsync.local.presence import is_kernel_here, is_value_here
 from tritonsync.settings import Files
 
@@ -83,14 +85,23 @@ def check_caches(caches: LocalCaches) -> None:
         check_owner(folder)
 
 
-def gather(kind: str, key: str, value: bytes, facts: ValueFacts, caches: LocalCaches, *, cpu: str | None) -> Bundle:
+def gather(
+    kind: str,
+    key: str,
+    value: bytes,
+    facts: ValueFacts,
+    caches: LocalCaches,
+    *,
+    cpu: str | None,
+    rank: Rank | None = None,
+) -> Bundle:
     """Make the bundle of a value of `FxGraphCache` or `AOTAutogradCache`, with the kernels it names and does not hold.
 
     torch 2.13 and 2.15 leave the losers of autotuning out of the value while its static autotuners still name them,
     and drop the whole autotuner when one is missing (pytorch 194918); so every kernel that they name is added from the
     local folder.
     """
-    held = bundle_of_value(kind, key, value, cpu=cpu, facts=facts)
+    held = bundle_of_value(kind, key, value, cpu=cpu, rank=rank, facts=facts)
     missing = set(facts.static_kernels) - {kernel.hash for kernel in held.kernels}
     if not missing:
         return held
@@ -172,8 +183,9 @@ def restore(
 
     Raises:
         LocalCacheError: a folder cannot be written.
-        FormatError: the bundle does not make up its value, or holds half a kernel.
+        FormatError: the bundle does not make up its value, holds half a kernel, or a value that is not fit to be used.
     """
+    owner = _owner(bundle)
     emitted, present, conflicts = 0, 0, []
     for kernel in bundle.kernels:
         folder = caches.folder_of(kernel, bundle.kind)
@@ -193,6 +205,9 @@ def restore(
         value = value_of_bundle(bundle)
         for result in results_of_payloads(autotune or {}):
             write_autotune(caches.inductor, result)
+        if owner is not None:
+            # First the note: whoever finds the value must find whose it is.
+            note_owner(caches.inductor, inductor_cache.value_name(value), owner)
         inductor_cache.write_value(caches.inductor, bundle.kind, bundle.key, value, replace=replace)
     return Restored(value, emitted, present, tuple(conflicts))
 
@@ -216,3 +231,21 @@ def _emit(kernel: Kernel, folder: Path, files: Files) -> triton_cache.Outcome:
             raise
         log.warning("kernel %s is left out: %s", kernel.hash, exc)
         return "conflict"
+
+
+def _owner(bundle: Bundle) -> Rank | None:
+    """Return the rank that the value of a bundle belongs to; None for all.
+
+    Raises:
+        FormatError: the value is of no use to anybody, or may belong to a rank and does not say to which.
+    """
+    owner = required_rank(bundle.requires)
+    if bundle.kind not in GRAPHS:
+        return owner
+    for payload in bundle.payloads:
+        why = why_unfit(payload.data)
+        if why is None and owner is None and depends_on_rank(payload.data):
+            why = "it may hold code for one rank of a job, and does not say for which"
+        if why is not None:
+            raise FormatError(f"bundle {bundle.kind}/{bundle.key} is of no use: {why}")
+    return owner

@@ -13,6 +13,7 @@ from tritonsync.errors import FormatError, UnknownWorkloadError
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.layout import workload_key
 from tritonsync.format.manifest import Manifest
+from tritonsync.format.ranks import is_variant_of_another
 from tritonsync.format.workload import Workload, WorkloadEntry, is_part, workload_of_manifest
 from tritonsync.local.files import host_lock
 from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
@@ -41,6 +42,7 @@ class Pulled:
         kernels_present: of those, there before.
         conflicts: of those, left alone because another writer's build is there, or is being made.
         bundles: bundles of the workload that are here now.
+        of_ranks: bundles of the workload that belong to one rank of a job each, which fetches its own when it runs.
         missing: keys of those that could not be had.
         bytes_downloaded: from the bucket.
         requests: to the bucket.
@@ -53,6 +55,7 @@ class Pulled:
     kernels_present: int
     conflicts: int
     bundles: int
+    of_ranks: int
     missing: tuple[str, ...]
     bytes_downloaded: int
     requests: int
@@ -92,7 +95,8 @@ def pull(
         log.warning("%s", listed.refusal)
     # Most kernels of no graph are in the workload's own bundle as well, which is here now.
     here = {kernel.hash for kernel in manifest.kernels}
-    wanted = [entry for entry in listed.entries if entry.kind != "triton" or entry.key not in here or is_part(entry)]
+    shared = [entry for entry in listed.entries if not is_variant_of_another(entry.variant, store.rank)]
+    wanted = [entry for entry in shared if entry.kind != "triton" or entry.key not in here or is_part(entry)]
     missing = [
         entry for entry in in_parallel(pulling.entry, wanted, BUNDLES_AT_ONCE, progress).values() if entry is not None
     ]
@@ -102,7 +106,8 @@ def pull(
         kernels_emitted=pulling.emitted,
         kernels_present=pulling.present,
         conflicts=pulling.conflicts,
-        bundles=1 + len(listed.entries) - len(missing),
+        bundles=1 + len(shared) - len(missing),
+        of_ranks=len(listed.entries) - len(shared),
         missing=tuple(sorted(f"{entry.kind}/{entry.key}" for entry in missing)),
         bytes_downloaded=after.bytes_down - before.bytes_down,
         requests=after.requests - before.requests,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import threading
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.bundle import CHANGING, GRAPHS, Bundle
+from tritonsync.format.facts import why_unfit
 from tritonsync.format.kernel import Kernel
+from tritonsync.format.ranks import depends_on_rank
 from tritonsync.format.value import bundle_of_value, facts_of_value
 from tritonsync.format.workload import (
     LIST,
@@ -66,7 +69,8 @@ def push(
 ) -> Pushed:
     """Publish every value and kernel of the local caches, and a workload that lists them.
 
-    When it returns, all of it is in the bucket: packs, manifests, payload objects and kernel folders.
+    When it returns, all of it is in the bucket: packs, manifests, payload objects and kernel folders. Values that may
+    hold code for one rank of a job are left out, with one warning: a folder does not tell for which.
 
     Args:
         store: where to.
@@ -91,6 +95,7 @@ def push(
         for result in in_parallel(pushing.value, values, BUNDLES_AT_ONCE, progress).values()
         if result is not None
     ]
+    pushing.say_left_out()
     entries = [entry for entry, _ in results]
     of_values = {kernel for _, kernels in results for kernel in kernels}
     covered = of_values | {(name, None) for name, _ in of_values}
@@ -127,10 +132,11 @@ class _Push:
         self.autotune = autotune_results(caches.inductor)
         self.kernels_new: set[str] = set()
         self.bundles_new = 0
+        self.left_out: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
     def value(self, value: LocalValue) -> tuple[WorkloadEntry, frozenset[KernelName]] | None:
-        """Publish one value, and the autotune results that belong to it; None if it is gone meanwhile, or damaged.
+        """Publish one value, and the autotune results that belong to it; None if it is gone meanwhile, or left out.
 
         Returns:
             what a workload says of it, and the names of its kernels: thousands of kernels would not stay in memory.
@@ -145,6 +151,11 @@ class _Push:
         if not inductor_cache.is_intact(value, data):
             log.warning("%s is left out: it was damaged here, its content is not what its name says", value.path)
             return None
+        why = _why_left_out(value.kind, data)
+        if why is not None:
+            with self._lock:
+                self.left_out[why] += 1
+            return None
         if value.kind not in GRAPHS:
             bundle = bundle_of_value(value.kind, value.key, data)
             return self.publish(bundle), _names(bundle)
@@ -155,6 +166,11 @@ class _Push:
         if results:
             self.store.publish_autotune(value.kind, value.key, results, timeout=self.timeout)
         return entry, _names(bundle)
+
+    def say_left_out(self) -> None:
+        """Say, once for each reason, how many values are left out."""
+        for why, count in sorted(self.left_out.items()):
+            log.warning("%d %s left out: %s", count, "value is" if count == 1 else "values are", why)
 
     def publish(self, bundle: Bundle, *, inline: Collection[str] = ()) -> WorkloadEntry:
         """Publish one bundle in full."""
@@ -186,6 +202,19 @@ def _parts(kernels: Iterable[Kernel]) -> Iterator[tuple[Kernel, ...]]:
         left -= size
     if part:
         yield tuple(part)
+
+
+def _why_left_out(kind: str, data: bytes) -> str | None:
+    """Say why a value is not to be published by somebody who did not make it; None where it is."""
+    if kind == "pgo":  # has the rank in its key, and no code
+        return None
+    if depends_on_rank(data):
+        return (
+            "made with DTensors, device meshes, collectives, tensor subclasses or custom passes, they may hold code "
+            "for one rank of a job, and a folder does not tell for which; let the job itself publish them (set "
+            "TRITONSYNC_URL for it)"
+        )
+    return why_unfit(data)
 
 
 def _plain_kernels(triton_dir: Path, covered: Collection[KernelName]) -> Iterator[Kernel]:
