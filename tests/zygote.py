@@ -45,12 +45,12 @@ OURS = ("tritonsync.plugins.inductor", "tritonsync.plugins.triton_kernels", "tri
 
 def serve(path: str) -> None:
     """Fork a child for each request, until stdin is closed."""
+    at_import = dict(os.environ)
+    load()
+    by_import = {name: text for name, text in os.environ.items() if at_import.get(name) != text}
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(path)
-        server.listen(64)  # programs that come before all is imported wait here
-        at_import = dict(os.environ)
-        load()
-        by_import = {name: text for name, text in os.environ.items() if at_import.get(name) != text}
+        server.listen(64)
         waiting: set[int] = set()
         while server in select.select([server, sys.stdin], [], [])[0]:
             connection, _ = server.accept()

@@ -182,7 +182,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory, fresh_worker: Worker) -> It
     with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         while not socket.exists():
             assert process.poll() is None
-            time.sleep(0.01)
+            time.sleep(0.05)
         yield dataclasses.replace(fresh_worker, folder=folder, zygote=socket)
 
 
