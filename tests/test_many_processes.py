@@ -16,7 +16,7 @@ from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.pull import Pulled, pull
 from tritonsync.sync.push import push
 
-PROCESSES = 32
+PROCESSES = 12
 
 
 def pull_into(raw: RawBucket, base: Path, results: multiprocessing.Queue[Pulled]) -> None:

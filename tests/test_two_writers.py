@@ -18,6 +18,8 @@ from tritonsync.local import triton_cache
 from tritonsync.sync.caches import LocalCaches, restore
 
 BUILDS = ("one", "two")
+#: Each of the dozen states, some twenty times.
+ROUNDS = 250
 
 
 def bundle_of(build: str, key: str) -> Bundle:
@@ -45,11 +47,11 @@ def put_compile_in_progress(base: Path, build: str) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_no_reader_ever_sees_a_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two writers and a reader, interleaved a thousand times over every state a bucket and a folder can be in."""
+    """Two writers and a reader, interleaved over every state a bucket and a folder can be in."""
     monkeypatch.setattr("tritonsync.times.SECOND_LOOK_S", 0.0)  # a folder that is a bucket shows nothing half
     raw = RawBucket(str(tmp_path / "bucket"))
     rng = random.Random(20261123)
-    for number in range(1000):
+    for number in range(ROUNDS):
         key, base = f"key{number}", tmp_path / "caches" / str(number)
         caches = LocalCaches.at(base)
         if rng.random() < 0.3:

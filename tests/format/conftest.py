@@ -3,10 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import lzma
 import os
 import pickle
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -86,32 +85,14 @@ def triton_kernels(compiled_kernels: CompiledKernels) -> list[Kernel]:
     return sorted(map(_stored, folders), key=lambda kernel: kernel.hash)
 
 
-_COMPILE_BUNDLED = """
-import torch, torch._functorch.config as config
-
-@torch.compile
-def forward(x, w):
-    return torch.mm(x, w)
-
-with config.patch(bundled_autograd_cache=True):
-    forward(torch.ones(4, 4), torch.ones(4, 4, requires_grad=True)).sum().backward()
-"""
-
-
 @pytest.fixture(scope="session")
-def bundled_aot(tmp_path_factory: pytest.TempPathFactory, triton_kernels: list[Kernel]) -> bytes:
+def bundled_aot(triton_kernels: list[Kernel]) -> bytes:
     """An AOTAutograd value with two bundles of real kernels; forward and backward share the second kernel.
 
     Torch made the value on the CPU, where bundles are empty; bundles of torch's own classes are put into it, and it is
     pickled again.
     """
-    folder = tmp_path_factory.mktemp("bundled")
-    script = folder / "compile.py"
-    script.write_text(_COMPILE_BUNDLED)
-    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    subprocess.run([sys.executable, script], env=env, check=True)
-    value = next(path for path in (folder / "cache" / "aotautograd").rglob("*") if path.is_file()).read_bytes()
-    result = pickle.loads(value)
+    result = pickle.loads(lzma.decompress((DATA / "bundled-cpu.pickle.xz").read_bytes()))
     result.compiled_fw.result._triton_bundle = torch_bundle(triton_kernels[:2])
     result.compiled_bw.result._triton_bundle = torch_bundle(triton_kernels[1:])
     return pickle.dumps(result)

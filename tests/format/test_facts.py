@@ -65,7 +65,6 @@ def test_facts_of_dynamic_values(dynamic: dict[int, Dynamic]) -> None:
     }
 
 
-@pytest.mark.slow
 def test_facts_of_a_bundled_aot_value(bundled_aot: bytes, triton_kernels: list[Kernel]) -> None:
     """An AOTAutograd value that holds its graphs points to no FX value and has the facts of both."""
     facts = read_facts(bundled_aot)

@@ -1,4 +1,4 @@
-"""A worker: a fresh process with an empty cache folder, in a world where tritonsync is installed."""
+"""A worker: a process with an empty cache folder, in a world where tritonsync is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tritonsync.watch.report import read_reports
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).with_name("programs.py")
+ZYGOTE = ROOT / "tests" / "zygote.py"
 FOREIGN = ("AWS_", "TRITONSYNC_", "TORCH", "TRITON_")
 
 
@@ -59,11 +61,22 @@ class Done:
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """Starts programs, each with a cache folder of its own below `folder`."""
+    """Starts programs, each with a cache folder of its own below `folder`.
+
+    Attributes:
+        site: a folder for sys.path by which tritonsync is installed.
+        zygote: the socket of the process that programs are forked from; None: each is a fresh interpreter.
+    """
 
     folder: Path
     site: Path
     program: Path = PROGRAMS
+    zygote: Path | None = None
+
+    def command(self, *arguments: object) -> list[str]:
+        """Return the command that runs a program."""
+        python = [] if self.zygote is None else ["-S", "-E", str(ZYGOTE), "run", str(self.zygote)]
+        return [sys.executable, *python, str(self.program), *map(str, arguments)]
 
     def environ(self, bucket: Place | Path | str | None, cache: Path, **variables: str) -> dict[str, str]:
         """Return the environment of a program."""
@@ -92,9 +105,8 @@ class Worker:
         reports.mkdir(parents=True)
         environ = self.environ(bucket, cache or own / "cache", **variables)
         environ["TRITONSYNC_REPORT_DIR"] = str(reports)
-        command = [sys.executable, str(self.program), *map(str, arguments)]
         process = subprocess.Popen(
-            command,
+            self.command(*arguments),
             env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -155,9 +167,23 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def worker(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Worker:
-    """Starts programs."""
-    return Worker(tmp_path_factory.mktemp("workers"), site)
+def fresh_worker(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Worker:
+    """Starts programs in fresh interpreters: where it matters that torch is imported, or how processes end."""
+    return Worker(tmp_path_factory.mktemp("fresh"), site)
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory, fresh_worker: Worker) -> Iterator[Worker]:
+    """Starts programs, forked from a process that has imported torch and is in all else as fresh as another."""
+    folder = tmp_path_factory.mktemp("workers")
+    socket = tmp_path_factory.mktemp("zygote") / "socket"
+    environ = fresh_worker.environ(None, Path("/nonexistent"), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
+    command = [sys.executable, str(ZYGOTE), "serve", str(socket)]
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        while not socket.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield dataclasses.replace(fresh_worker, folder=folder, zygote=socket)
 
 
 @dataclasses.dataclass(frozen=True)

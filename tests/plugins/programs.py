@@ -254,7 +254,7 @@ def broken() -> None:
 
 
 def broken_once() -> None:
-    _break("Session.obtain")
+    _break("Session.look_up")
     step(columns=9)
 
 

@@ -215,15 +215,15 @@ os.waitpid(pid, 0)
     assert done.stdout == "True\nTrue\n"
 
 
-def test_sigterm_flushes_and_then_ends_the_process(worker: Worker, moto_server: Server) -> None:
+def test_sigterm_flushes_and_then_ends_the_process(fresh_worker: Worker, moto_server: Server) -> None:
     """A worker that is told to go publishes first, and ends by the signal."""
     place = by_name(moto_server)
-    process, reports = worker.start("train_and_wait", bucket=place)
+    process, reports = fresh_worker.start("train_and_wait", bucket=place)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith("{"), process.communicate()
     process.send_signal(signal.SIGTERM)
-    done = worker.end(process, reports)
+    done = fresh_worker.end(process, reports)
     assert done.code == -signal.SIGTERM
     with RawBucket(place.url, place.options) as raw:
         manifests = raw.names("/manifest.json$")
@@ -236,16 +236,16 @@ def test_sigterm_flushes_and_then_ends_the_process(worker: Worker, moto_server: 
         ]
 
 
-def test_sigkill_leaves_a_bucket_that_verifies(worker: Worker, moto_server: Server) -> None:
+def test_sigkill_leaves_a_bucket_that_verifies(fresh_worker: Worker, moto_server: Server) -> None:
     """A worker that is killed in the middle of its uploads leaves nothing that a reader would stumble over."""
     place = by_name(moto_server)
-    process, reports = worker.start("train_and_wait", bucket=place)
+    process, reports = fresh_worker.start("train_and_wait", bucket=place)
     with RawBucket(place.url, place.options) as raw:
         while not raw.names(r"manifest\.json$"):
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()
-        assert worker.end(process, reports).code == -signal.SIGKILL
+        assert fresh_worker.end(process, reports).code == -signal.SIGKILL
         assert verify(Catalog(raw.bucket())).bad == ()
 
 

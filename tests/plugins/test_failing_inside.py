@@ -14,14 +14,20 @@ def test_every_function_that_torch_calls_may_fail(worker: Worker, filled: Filled
     done = worker.run("broken", bucket=bucket)
     assert done.out["wrong"] == []
     assert done.out["unreached"] == []
-    for name in ("Session.join", "Session.obtain", "Session.publish_value", "Session.lookup", "Session.publish_newest"):
+    for name in (
+        "Session.look_up",
+        "Session.enqueue_value",
+        "Session.newest",
+        "Session.enqueue_newest",
+        "GraphLookup.more",
+    ):
         assert f"{name} is broken" in done.err, done.err
 
 
 def test_strict_raises(worker: Worker, tmp_path: Path) -> None:
     """TRITONSYNC_STRICT=1 is for those who want to see it."""
     done = worker.run("broken_once", bucket=tmp_path, TRITONSYNC_STRICT="1", code=1)
-    assert "Session.obtain is broken" in done.err
+    assert "Session.look_up is broken" in done.err
 
 
 def test_autotune_results_of_unreachable_folders(worker: Worker, tmp_path: Path) -> None:

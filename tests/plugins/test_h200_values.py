@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ PROGRAM = Path(__file__).with_name("h200.py")
 
 def run(worker: Worker, bucket: Path, cache: Path, *arguments: str) -> tuple[Any, str]:
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), *arguments],
-        env=worker.environ(bucket, cache, TRITONSYNC_STRICT="1"),
+        dataclasses.replace(worker, program=PROGRAM).command(*arguments),
+        # Of another workload, so that the reader is brought nothing before it asks.
+        env=worker.environ(bucket, cache, TRITONSYNC_STRICT="1", TRITONSYNC_WORKLOAD=arguments[0]),
         capture_output=True,
         text=True,
         check=False,

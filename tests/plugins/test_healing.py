@@ -91,12 +91,12 @@ def test_a_value_for_another_libdevice(worker: Worker, filled: Filled, tmp_path:
 
 
 @pytest.mark.slow
-def test_code_for_another_cpu_is_not_offered(worker: Worker, tmp_path: Path) -> None:
+def test_code_for_another_cpu_is_not_offered(worker: Worker, fresh_worker: Worker, tmp_path: Path) -> None:
     """A value with vectors of AVX-512 stays away from a host that has AVX2, whose numbers are right."""
     bucket = tmp_path / "bucket"
     writer = worker.run("elementwise", "avx512", bucket=bucket, TRITONSYNC_STRICT="1")
     assert len(writer.compiled) == 1
-    reader = worker.run("elementwise", "avx2", bucket=bucket, TRITONSYNC_STRICT="1", ATEN_CPU_CAPABILITY="avx2")
+    reader = fresh_worker.run("elementwise", "avx2", bucket=bucket, TRITONSYNC_STRICT="1", ATEN_CPU_CAPABILITY="avx2")
     assert len(reader.compiled) == 1
     assert reader.out["numbers"] == 0
     raw = RawBucket(str(bucket))

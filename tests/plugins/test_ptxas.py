@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,15 +27,15 @@ def torch_file(tmp_path: Path) -> Path:
 
 
 def test_the_program_and_its_compile_workers_name_a_kernel_alike(
-    worker: Worker, torch_file: Path, tmp_path: Path
+    fresh_worker: Worker, torch_file: Path, tmp_path: Path
 ) -> None:
     """Also where the program asks for the version of ptxas before torch chooses its own."""
 
     def compile_as(where: str, bucket: Path | None) -> str:
         cache = tmp_path / f"{where}-{bucket is None}"
         done = subprocess.run(
-            [sys.executable, str(worker.program), "ptxas", where, str(torch_file)],
-            env=worker.environ(bucket, cache, TRITON_CACHE_DIR=str(cache), TRITONSYNC_STRICT="1"),
+            fresh_worker.command("ptxas", where, torch_file),
+            env=fresh_worker.environ(bucket, cache, TRITON_CACHE_DIR=str(cache), TRITONSYNC_STRICT="1"),
             capture_output=True,
             text=True,
             check=False,

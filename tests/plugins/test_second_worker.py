@@ -23,11 +23,11 @@ def bundles(raw: RawBucket, kind: str) -> list[str]:
     return raw.names(rf"^bundles/{kind}/.*/manifest\.json$")
 
 
-def test_forward_and_backward_come_from_the_bucket(worker: Worker, filled: Filled, plain: Filled) -> None:
+def test_forward_and_backward_come_from_the_bucket(fresh_worker: Worker, filled: Filled, plain: Filled) -> None:
     """A second worker with an empty cache compiles nothing, and has the numbers of a run without tritonsync."""
     assert filled.first.compiled
     assert filled.first.hits == (0, 0)
-    second = worker.run("train", bucket=filled.path, TRITONSYNC_STRICT="1")
+    second = fresh_worker.run("train", bucket=filled.path, TRITONSYNC_STRICT="1")
     assert second.compiled == []
     assert (second.hits, second.misses) == ((2, 1), (0, 0))
     assert second.out["numbers"] == filled.first.out["numbers"] == plain.first.out["numbers"]

@@ -31,31 +31,34 @@ def proxy(moto_server: Server) -> Iterator[FaultProxy]:
         yield proxy
 
 
-@pytest.mark.slow
-def test_a_hundred_kernels_are_hits(
+#: As many as Triton compiles in a second, of several shapes and options each.
+MANY = 12
+
+
+def test_many_kernels_are_hits(
     plain_worker: PlainWorker, triton_path: Path | None, moto_server: Server, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     """A second worker with an empty cache elsewhere compiles nothing, and its launching thread asks for nothing."""
     worker = PlainWorker(tmp_path, plain_worker.site, PROGRAM, triton_path)
     place = moto_server.place(endpoint=proxy.url)
-    first = worker.run("compile_kernels", 100, bucket=place)
-    assert len({kernel["hash"] for kernel in first.out["kernels"]}) == 100
+    first = worker.run("compile_kernels", MANY, bucket=place)
+    assert len({kernel["hash"] for kernel in first.out["kernels"]}) == MANY
     assert not any(hits(first))
-    assert first.counts["published"] == 100
+    assert first.counts["published"] == MANY
     proxy.clear()
-    second = worker.run("compile_kernels", 100, bucket=place, cache=tmp_path / "else where")
-    assert hits(second) == [True] * 100
+    second = worker.run("compile_kernels", MANY, bucket=place, cache=tmp_path / "else where")
+    assert hits(second) == [True] * MANY
     assert hot(second) == hot(first)
     assert second.compiled == []
-    assert (second.counts["hits"], second.counts["misses"], second.counts["bytes_up"]) == (100, 0, 0)
+    assert (second.counts["hits"], second.counts["misses"], second.counts["bytes_up"]) == (MANY, 0, 0)
     assert proxy.count(path="bundles/triton/") == 0
     assert proxy.count() == second.counts["requests"] <= 3, proxy.seen()
     # Without tritonsync the folder is a warm cache too.
-    plain = worker.run("compile_kernels", 100, cache=tmp_path / "else where")
-    assert hits(plain) == [True] * 100
+    plain = worker.run("compile_kernels", MANY, cache=tmp_path / "else where")
+    assert hits(plain) == [True] * MANY
     # Only what a launch needs: Triton 3.9 takes a group for a miss if a file that it lists is not there.
-    trimmed = worker.run("compile_kernels", 12, bucket=place, cache=tmp_path / "trimmed", TRITONSYNC_FILES="launch")
-    assert hits(trimmed) == [True] * 12
+    trimmed = worker.run("compile_kernels", MANY, bucket=place, cache=tmp_path / "trimmed", TRITONSYNC_FILES="launch")
+    assert hits(trimmed) == [True] * MANY
     assert {tuple(kernel["stages"]) for kernel in trimmed.out["kernels"]} == {("cubin",)}
     for folder in (tmp_path / "trimmed").glob("*/__grp__*.json"):
         assert len(json.loads(folder.read_text())["child_paths"]) == 2

@@ -21,9 +21,7 @@ log = logging.getLogger(__name__)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "processes", "kernels"), [("moto", 16, 20), ("rclone", 8, 10)], ids=["moto", "rclone"]
-)
+@pytest.mark.parametrize(("kind", "processes", "kernels"), [("moto", 8, 6), ("rclone", 4, 4)], ids=["moto", "rclone"])
 def test_workers_that_compile_the_same_kernels_at_once(
     plain_worker: PlainWorker,
     request: pytest.FixtureRequest,

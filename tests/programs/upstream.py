@@ -64,6 +64,18 @@ def isa(capabilities: list[str | None]) -> list[str]:
     return picked
 
 
+def probed_isa() -> str:
+    """Return the instruction set that torch picks, if the compiler builds torch's trial programs for it."""
+    from torch._inductor import config, cpu_vec_isa
+
+    os.environ.pop("ATEN_CPU_CAPABILITY", None)
+    picked = cpu_vec_isa.pick_vec_isa()
+    for kind in type(picked).__mro__:
+        getattr(vars(kind).get("__bool__"), "cache_clear", lambda: None)()
+    with config.patch({"cpp.vec_isa_ok": None}):
+        return str(picked) if picked else str(cpu_vec_isa.invalid_vec_isa)
+
+
 def paths(root: str, data: str, pgo: str) -> dict[str, str]:
     """Return where torch itself keeps the values of some keys below `root`."""
     from torch._dynamo.package import DiskDynamoStore
@@ -95,6 +107,7 @@ COMMANDS: dict[str, Any] = {
     "emit": emit,
     "group": group,
     "isa": isa,
+    "probed_isa": probed_isa,
     "paths": paths,
     "inductor_dir": inductor_dir,
 }
