@@ -65,6 +65,9 @@ COMMAND_S = 300.0
 #: For another process of this host that fetches the same bundle, before a command fetches it too.
 LOCK_S = 120.0
 
+#: What is younger than this no command takes away as unused: its writer may still be at it.
+GRACE_S = 3600.0
+
 # ---- folders -----------------------------------------------------------------------------------------------------
 
 #: A kernel folder that is not finished is taken for abandoned when nothing in it has changed for so long.
