@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from tritonsync import times
 from tritonsync.errors import SettingsError
 
-__all__ = ["VARIABLES", "Files", "Mode", "Settings"]
+__all__ = ["VARIABLES", "Files", "Mode", "Settings", "environment"]
 
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
@@ -46,6 +46,7 @@ class Settings:
         inductor_dir: where torch was told to keep Inductor's cache; None: its default.
         triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
+        backend_autoload: whether `import torch` loads plugins by itself.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
     """
 
@@ -65,6 +66,7 @@ class Settings:
     inductor_dir: str | None = None
     triton_dir: str | None = None
     cpu_capability: str | None = None
+    backend_autoload: bool = True
     report_dir: str | None = None
 
     @property
@@ -101,6 +103,11 @@ class Settings:
             if field not in values and env.get(variable, "") != "":
                 values[field] = parse(variable, env[variable])
         return cls(**values)
+
+
+def environment() -> Mapping[str, str]:
+    """Return the variables of this process, for whoever has to say where a setting comes from."""
+    return dict(os.environ)
 
 
 def _text(_variable: str, text: str) -> str:
@@ -173,5 +180,6 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "inductor_dir": ("TORCHINDUCTOR_CACHE_DIR", _text),
     "triton_dir": ("TRITON_CACHE_DIR", _text),
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
+    "backend_autoload": ("TORCH_DEVICE_BACKEND_AUTOLOAD", _torch_switch),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
 }

@@ -62,6 +62,8 @@ SECOND_LOOK_S = 0.5
 
 #: For a request of a command with its repetitions: it is asked to get something done, so it is patient.
 COMMAND_S = 300.0
+#: The same for `doctor`, which is to say soon that nobody answers.
+DOCTOR_S = 15.0
 #: For another process of this host that fetches the same bundle, before a command fetches it too.
 LOCK_S = 120.0
 

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from tritonsync._version import __version__
-from tritonsync.cli import demo, look, retention, run, transfer, verify
+from tritonsync.cli import demo, doctor, look, retention, run, transfer, verify
 from tritonsync.cli.options import Json
 from tritonsync.cli.output import Output, complain
 from tritonsync.errors import TritonSyncError
@@ -56,6 +56,7 @@ app = typer.Typer(
 )
 for command in (
     demo.demo,
+    doctor.doctor,
     transfer.push,
     transfer.pull,
     look.ls,
