@@ -20,7 +20,7 @@ HEADERS = ("KIND", "KEY", "VARIANT", "KERNELS", "SIZE", "AGE", "TORCH", "TRITON"
 #: Columns that a narrow screen goes without, the least telling first.
 _DISPENSABLE = ("TARGET", "TRITON", "TORCH", "KERNELS", "WORKLOADS", "VARIANT", "AGE")
 #: Characters of a key that are always shown: enough to tell keys apart and to give to `show`.
-_SHORTEST_KEY = 13
+_SHORTEST_KEY = 12
 #: Characters between two columns, and at both edges together, as `output.py` draws tables.
 _GAP, _EDGES = 3, 2
 
