@@ -46,6 +46,7 @@ class Settings:
         inductor_dir: where torch was told to keep Inductor's cache; None: its default.
         triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
+        metrics: the file that each process adds its counters to at its end: `.prom`, or JSON lines; None: none.
         backend_autoload: whether `import torch` loads plugins by itself.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
     """
@@ -66,6 +67,7 @@ class Settings:
     inductor_dir: str | None = None
     triton_dir: str | None = None
     cpu_capability: str | None = None
+    metrics: str | None = None
     backend_autoload: bool = True
     report_dir: str | None = None
 
@@ -180,6 +182,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "inductor_dir": ("TORCHINDUCTOR_CACHE_DIR", _text),
     "triton_dir": ("TRITON_CACHE_DIR", _text),
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
+    "metrics": ("TRITONSYNC_METRICS", _text),
     "backend_autoload": ("TORCH_DEVICE_BACKEND_AUTOLOAD", _torch_switch),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
 }

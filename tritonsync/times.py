@@ -58,6 +58,9 @@ RETRY_UPLOAD_S = 35.0
 #: What looked damaged is looked at again after so long, before another generation is written for it.
 SECOND_LOOK_S = 0.5
 
+#: For another process of this host that adds its counters to the same file.
+METRICS_LOCK_S = 2.0
+
 # ---- commands ----------------------------------------------------------------------------------------------------
 
 #: For a request of a command with its repetitions: it is asked to get something done, so it is patient.

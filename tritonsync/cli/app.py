@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from tritonsync._version import __version__
-from tritonsync.cli import demo, doctor, look, retention, run, transfer, verify
+from tritonsync.cli import demo, doctor, look, retention, run, stats, transfer, verify
 from tritonsync.cli.options import Json
 from tritonsync.cli.output import Output, complain
 from tritonsync.errors import TritonSyncError
@@ -65,6 +65,7 @@ for command in (
     retention.du,
     retention.gc,
     retention.rm,
+    stats.stats,
 ):
     app.command()(command)
 app.command(context_settings=run.RUN_SETTINGS)(run.run)

@@ -43,6 +43,7 @@ from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
 from tritonsync.settings import Settings
 from tritonsync.store import Store
 from tritonsync.store.reader import Found
+from tritonsync.watch.metrics import feed_meters, measured, write_metrics
 from tritonsync.watch.report import Reporter
 
 __all__ = ["Found", "GraphLookup", "Host", "Session", "Value", "current", "set_host", "start", "stop"]
@@ -247,8 +248,10 @@ class Session:
 
     def _say(self) -> None:
         stats = self.stats
+        counted = {**dataclasses.asdict(self.counts), **dataclasses.asdict(stats)}
+        if not self._is_helper and not self.counts.is_idle:
+            self._export(measured(counted))
         if self.settings.report_dir is not None:
-            counted = {**dataclasses.asdict(self.counts), **dataclasses.asdict(stats)}
             Reporter(self.settings.report_dir).say("counts", counts=counted)
         if self.settings.quiet or self._is_helper or self.counts.is_idle:
             return
@@ -256,6 +259,14 @@ class Session:
         with contextlib.suppress(Exception):  # a closed or broken stderr is no reason to fail at exit
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
+
+    def _export(self, values: dict[str, float]) -> None:
+        try:
+            feed_meters(self._record.name or "", values)
+            if self.settings.metrics is not None:
+                write_metrics(self.settings.metrics, self._record.name or "", values)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the program ends well
+            log.warning("what this process counted is not exported: %s", exc)
 
     # ---- in the background ------------------------------------------------------------------------------------------
 
