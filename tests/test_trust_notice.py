@@ -56,7 +56,7 @@ def test_a_program_says_it_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.count("run code") for line in capsys.readouterr().err.splitlines()] == [1]
 
 
-@pytest.mark.parametrize("settings", [Settings(url=URL, quiet=True), Settings(url=URL, launch_rank="1")])
+@pytest.mark.parametrize("settings", [Settings(url=URL, quiet=True), Settings(url=URL, rank=1)])
 def test_quiet_programs_and_later_ranks_say_nothing(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     """The first rank of a job has said it."""
     session.start(settings)

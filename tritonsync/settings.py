@@ -20,7 +20,7 @@ from tritonsync import times
 from tritonsync.errors import SettingsError
 from tritonsync.redaction import redact
 
-__all__ = ["PROTECTING", "VARIABLES", "Files", "Mode", "Settings", "launched_rank"]
+__all__ = ["PROTECTING", "VARIABLES", "Files", "Mode", "Settings", "environment", "launched_rank"]
 
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
@@ -50,7 +50,8 @@ class Settings:
         inductor_dir: where torch was told to keep Inductor's cache; None: its default.
         triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
-        launch_rank: which of the processes of a job this is, as its launcher (torchrun) says; None: it has no launcher.
+        metrics: the file that each process adds its counters to at its end: `.prom`, or JSON lines; None: none.
+        backend_autoload: whether `import torch` loads plugins by itself.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
         rank: what the launcher of a distributed job (torchrun and others) calls this process; None: there is none.
         world_size: how many processes it has started.
@@ -73,7 +74,8 @@ class Settings:
     inductor_dir: str | None = None
     triton_dir: str | None = None
     cpu_capability: str | None = None
-    launch_rank: str | None = None
+    metrics: str | None = None
+    backend_autoload: bool = True
     report_dir: str | None = None
     rank: int | None = None
     world_size: int | None = None
@@ -122,6 +124,11 @@ def launched_rank() -> int | None:
     """Return the rank that the launcher of a distributed job gave this process (RANK, as torchrun sets it), if any."""
     rank = os.environ.get("RANK", "")
     return int(rank) if rank.isascii() and rank.isdecimal() and len(rank) < 10 else None
+
+
+def environment() -> Mapping[str, str]:
+    """Return the variables of this process, for whoever has to say where a setting comes from."""
+    return dict(os.environ)
 
 
 def _text(_variable: str, text: str) -> str:
@@ -219,7 +226,8 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "inductor_dir": ("TORCHINDUCTOR_CACHE_DIR", _text),
     "triton_dir": ("TRITON_CACHE_DIR", _text),
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
-    "launch_rank": ("RANK", _text),
+    "metrics": ("TRITONSYNC_METRICS", _text),
+    "backend_autoload": ("TORCH_DEVICE_BACKEND_AUTOLOAD", _torch_switch),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
     "rank": ("RANK", _count),
     "world_size": ("WORLD_SIZE", _count),

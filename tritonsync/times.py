@@ -58,10 +58,15 @@ RETRY_UPLOAD_S = 35.0
 #: What looked damaged is looked at again after so long, before another generation is written for it.
 SECOND_LOOK_S = 0.5
 
+#: For another process of this host that adds its counters to the same file.
+METRICS_LOCK_S = 2.0
+
 # ---- commands ----------------------------------------------------------------------------------------------------
 
 #: For a request of a command with its repetitions: it is asked to get something done, so it is patient.
 COMMAND_S = 300.0
+#: The same for `doctor`, which is to say soon that nobody answers.
+DOCTOR_S = 15.0
 
 # ---- other processes of this host ---------------------------------------------------------------------------------
 
@@ -69,6 +74,8 @@ COMMAND_S = 300.0
 LOCK_S = 15.0
 #: For all locks that were not to be had, in one process.
 LOCKS_S = 30.0
+#: What is younger than this no command takes away as unused: its writer may still be at it.
+GRACE_S = 3600.0
 
 # ---- folders -----------------------------------------------------------------------------------------------------
 

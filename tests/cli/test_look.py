@@ -7,6 +7,7 @@ import pytest
 
 from tests.cli.conftest import Run
 from tests.raw import RawBucket
+from tritonsync.cli.describe import HEADERS, fitted
 
 
 def key_of(bucket: RawBucket, kind: str) -> str:
@@ -97,3 +98,29 @@ def test_show_of_nothing_and_of_too_much(run: Run, vit: RawBucket) -> None:
     assert several.code == 1
     assert another in several.err
     assert graph in several.err
+
+
+def test_ls_by_workload_and_in_another_order(run: Run, vit: RawBucket) -> None:
+    """What a workload lists, and the largest or the first key first."""
+    listed = run("ls", "--url", vit.url, "--workload", "VIT", "--json").json["bundles"]
+    assert sorted(bundle["kind"] for bundle in listed) == ["aot_autograd", "fx_graph", "workload"]
+    sizes = [bundle["size"] for bundle in run("ls", "--url", vit.url, "--sort", "size", "--json").json["bundles"]]
+    assert sizes == sorted(sizes, reverse=True)
+    keys = [bundle["key"] for bundle in run("ls", "--url", vit.url, "--sort", "key", "--json").json["bundles"]]
+    assert keys == sorted(keys)
+    assert run("ls", "--url", vit.url, "--workload", "nobody").out.startswith("0 bundles")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_a_table_fits_the_screen(width: int) -> None:
+    """Keys are cut in the middle, and the least telling columns go first; the kind and the size stay."""
+    key = "f" + "jpzc354wiibahmbvpzaybrggekrm6wzy6lwhvidctq7eqhilhaa"
+    row = ("aot_autograd", key, "default", "14", "394.8 kB", "2 s", "2.11.0", "3.6.0", "cuda:90", "vit")
+    headers, rows = fitted(HEADERS, [row, row], width)
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    assert sum(widths) + 3 * (len(widths) - 1) + 2 <= width
+    assert {"KIND", "KEY", "SIZE"} <= set(headers)
+    shown = rows[0][list(headers).index("KEY")]
+    assert key.startswith(shown.partition("…")[0])
+    assert (shown == key) == (width == 200)
+    assert ("TARGET" in headers) == (width >= 120)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from tritonsync._version import __version__
-from tritonsync.cli import demo, keygen, look, run, transfer, verify
+from tritonsync.cli import demo, doctor, keygen, look, retention, run, stats, transfer, verify
 from tritonsync.cli.options import Json
 from tritonsync.cli.output import Output, complain, is_terminal
 from tritonsync.errors import TritonSyncError
@@ -55,7 +55,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo.demo, transfer.push, transfer.pull, look.ls, look.show, verify.verify, keygen.keygen):
+for command in (
+    demo.demo,
+    doctor.doctor,
+    transfer.push,
+    transfer.pull,
+    look.ls,
+    look.show,
+    verify.verify,
+    retention.du,
+    retention.gc,
+    retention.rm,
+    stats.stats,
+    keygen.keygen,
+):
     app.command()(command)
 app.command(context_settings=run.RUN_SETTINGS)(run.run)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Annotated
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,12 +13,30 @@ from tritonsync import times
 from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
 from tritonsync.cli.output import Output, amount, complain, size
 
+if TYPE_CHECKING:
+    from tritonsync.store.catalog import Entry
+
 __all__ = ["ls", "show"]
+
+
+class Order(str, Enum):
+    """How `ls` sorts."""
+
+    age = "age"
+    size = "size"
+    key = "key"
+
 
 Kind = Annotated[
     str | None,
     typer.Option("--kind", help="Only bundles of this kind: fx_graph, aot_autograd, workload, ...", show_default=False),
 ]
+OfWorkload = Annotated[
+    str | None,
+    typer.Option("--workload", metavar="NAME", help="Only bundles that this workload lists.", show_default=False),
+]
+Sort = Annotated[Order, typer.Option("--sort", help="What comes first: the newest, the largest, or by key.")]
+Wide = Annotated[bool, typer.Option("--wide", help="Show whole keys and every column, however wide the screen is.")]
 Limit = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="Only the newest N bundles; 0: all.")]
 Key = Annotated[
     str,
@@ -28,14 +47,20 @@ Key = Annotated[
 def ls(
     context: typer.Context,
     kind: Kind = None,
+    workload: OfWorkload = None,
+    sort: Sort = Order.age,
     limit: Limit = 100,
+    wide: Wide = False,
     url: Url = None,
     storage_options: StorageOptions = None,
     timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
 ) -> None:
-    """List the bundles in the bucket, newest first."""
-    from tritonsync.cli.describe import HEADERS, described, row
+    """List the bundles in the bucket, newest first.
+
+    On a screen keys are cut in the middle to fit; `show` takes the beginning of one.
+    """
+    from tritonsync.cli.describe import HEADERS, described, fitted, row
     from tritonsync.format.bundle import KINDS
     from tritonsync.store.catalog import Catalog
     from tritonsync.store.keys import trust_of
@@ -47,11 +72,20 @@ def ls(
     trust = trust_of(connection.settings)
     connection.ask_to_read()
     catalog = Catalog(connection.bucket, trust=trust)
-    entries = list(catalog.entries(kind=kind, newest=limit or None))
+    everything = workload is None and sort is Order.age
+    entries = list(catalog.entries(kind=kind, newest=(limit or None) if everything else None))
     bundles = sum(kind in (None, place.kind) for place in catalog.places)
+    if workload is not None:
+        entries = [entry for entry in entries if _belongs(entry, workload.lower())]
+        bundles = len(entries)
+    if sort is not Order.age:
+        entries.sort(key=lambda entry: entry.key if sort is Order.key else -entry.size)
+    entries = entries[: limit or None]
     total = sum(info.size for info in catalog.objects.values())
     now = time.time()
-    output.table(HEADERS, [row(entry, now) for entry in entries])
+    rows = [row(entry, now) for entry in entries]
+    screen = None if wide else output.screen_width()
+    output.table(*((HEADERS, rows) if screen is None else fitted(HEADERS, rows, screen)))
     for entry in entries:
         if entry.problem is not None and not as_json:
             complain(f"cannot be used: {entry.problem}")
@@ -65,6 +99,10 @@ def ls(
         },
         f"{amount(bundles, 'bundle')}{shown}, {size(total)} in {connection.bucket.url}",
     )
+
+
+def _belongs(entry: Entry, workload: str) -> bool:
+    return workload in entry.workloads or (entry.place.kind == "workload" and entry.key == workload)
 
 
 def show(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -70,6 +71,12 @@ class Output:
         for row in (headers, *rows):
             cells = (text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True))
             print("  ".join(cells).rstrip())
+
+    def screen_width(self) -> int | None:
+        """Return the columns of the screen that is written to; None where no person looks at it."""
+        if self.as_json or not is_terminal(sys.stdout):
+            return None
+        return shutil.get_terminal_size().columns
 
     @contextlib.contextmanager
     def progress(self, what: str, unit: str) -> Iterator[Progress]:

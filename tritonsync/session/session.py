@@ -48,6 +48,7 @@ from tritonsync.store import Store
 from tritonsync.store.keys import notice_of_trust
 from tritonsync.store.reader import Found
 from tritonsync.sync.caches import sweep
+from tritonsync.watch.metrics import feed_meters, measured, write_metrics
 from tritonsync.watch.report import Reporter
 
 __all__ = ["Found", "GraphLookup", "Host", "Session", "Value", "current", "set_host", "start", "stop"]
@@ -264,18 +265,29 @@ class Session:
 
     def say_who_is_trusted(self) -> None:
         """Say once a job, unless there are keys to trust, who can run code in it."""
-        quiet = self.settings.quiet or self._is_helper or self.settings.launch_rank not in (None, "0")
+        quiet = self.settings.quiet or self._is_helper or self.settings.rank not in (None, 0)
         if not quiet and multiprocessing.parent_process() is None and (notice := notice_of_trust(self.settings)):
             _print(notice)
 
     def _say(self) -> None:
         stats = self.stats
+        counted = {**dataclasses.asdict(self.counts), **dataclasses.asdict(stats)}
+        if not self._is_helper and not self.counts.is_idle:
+            self._export(measured(counted))
         if self.settings.report_dir is not None:
-            counted = {**dataclasses.asdict(self.counts), **dataclasses.asdict(stats)}
             Reporter(self.settings.report_dir).say("counts", counts=counted)
-        if self.settings.quiet or self._is_helper or self.counts.is_idle:
+        # One line a job: the first rank speaks for all, and what the others counted is in the metrics.
+        if self.settings.quiet or self._is_helper or self.counts.is_idle or self.settings.rank not in (None, 0):
             return
         _print(summary(self.counts, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up))
+
+    def _export(self, values: dict[str, float]) -> None:
+        try:
+            feed_meters(self._record.name or "", values)
+            if self.settings.metrics is not None:
+                write_metrics(self.settings.metrics, self._record.name or "", values)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the program ends well
+            log.warning("what this process counted is not exported: %s", exc)
 
     # ---- in the background ------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""A program run under observation (`tritonsync run`): what its processes report, and what came of it.
+"""What programs report: under observation (`tritonsync run`), and to a fleet's own monitoring (metrics.py).
 
 It may not change what the program does.
 
-Imports: errors, settings.
+Imports: errors, times, settings, _version, format, local.
 """

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from tests.cli.conftest import Run
+from tests.raw import RawBucket
+
+
+def test_nothing_goes_in_a_dry_run(run: Run, vit: RawBucket) -> None:
+    """It names what would."""
+    before = vit.names()
+    ran = run("gc", "--url", vit.url, "--older-than", "0s", "--grace", "0s", "--dry-run", "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert len(ran.json["bundles"]) == 4
+    assert vit.names() == before
+
+
+def test_a_young_bucket_stays(run: Run, vit: RawBucket) -> None:
+    """The grace period holds whatever else was asked for."""
+    before = vit.names()
+    ran = run("gc", "--url", vit.url, "--older-than", "1d", "--max-size", "1kB", "--json")
+    assert (ran.code, ran.json["removed"]["bundles"]) == (0, 0)
+    assert vit.names() == before
+
+
+def test_a_workload_is_removed(run: Run, vit: RawBucket) -> None:
+    """With all that belongs to it; the bucket itself stays usable."""
+    ran = run("rm", "VIT", "--url", vit.url)
+    assert ran.code == 0
+    assert ran.out.startswith("removed 4 bundles")
+    assert vit.names() == ["tritonsync.json"]
+    ran = run("rm", "vit", "--url", vit.url)
+    assert ran.code == 1
+    assert "no workload named 'vit'" in ran.err
+
+
+def test_sizes_by_workload(run: Run, vit: RawBucket) -> None:
+    """The total is that of `ls` and the kernel folders."""
+    ran = run("du", "--url", vit.url, "--json")
+    assert (ran.code, ran.json["bundles"]) == (0, 4)
+    total = run("ls", "--url", vit.url, "--json").json["bytes_total"]
+    folders = next(row["bytes"] for row in ran.json["rows"] if row["name"] == "kernel folders")
+    assert ran.json["bytes"] == total + folders
+    assert "vit" in run("du", "--url", vit.url).out
+
+
+def test_wrong_ages_and_sizes_are_usage_errors(run: Run, vit: RawBucket) -> None:
+    """Nothing is removed over a typo."""
+    assert run("gc", "--url", vit.url, "--older-than", "soon").code == 2
+    assert run("gc", "--url", vit.url, "--max-size", "big").code == 2

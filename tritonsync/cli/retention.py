@@ -1,0 +1,210 @@
+"""`tritonsync du`, `tritonsync gc` and `tritonsync rm`: how much a bucket holds, and what of it may go."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tritonsync import times
+from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
+from tritonsync.cli.output import Output, age, amount, size
+
+if TYPE_CHECKING:
+    from tritonsync.store.retention import Policy
+
+__all__ = ["du", "gc", "rm"]
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no age; give a number and a unit: 90d, 12h, 30m")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
+    unit = "" if found is None else found[2]
+    if found is None or unit not in _SIZES:
+        raise typer.BadParameter(f"{text!r} is no size; give a number and a unit: 500MB, 20GB")
+    return int(float(found[1]) * _SIZES[unit])
+
+
+class By(str, Enum):
+    """What `du` adds up by."""
+
+    workload = "workload"
+    kind = "kind"
+    age = "age"
+
+
+OlderThan = Annotated[
+    str | None,
+    typer.Option(
+        "--older-than",
+        metavar="AGE",
+        help="Remove what no kept list names and was written longer ago, such as 90d; lists of that age go too.",
+        show_default=False,
+    ),
+]
+KeepLast = Annotated[int, typer.Option("--keep-last", min=0, metavar="N", help="Lists of each workload to keep.")]
+OnlyWorkload = Annotated[
+    str | None,
+    typer.Option(
+        "--workload", metavar="NAME", help="Only what this workload names and no other does.", show_default=False
+    ),
+]
+MaxSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-size",
+        metavar="SIZE",
+        help="Remove the workloads that were published longest ago until the bucket is no larger, such as 20GB.",
+        show_default=False,
+    ),
+]
+Grace = Annotated[str, typer.Option("--grace", metavar="AGE", help="Remove nothing that is younger.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")]
+Name = Annotated[str, typer.Argument(metavar="WORKLOAD", help="The workload's name.")]
+
+
+def gc(
+    context: typer.Context,
+    older_than: OlderThan = None,
+    keep_last: KeepLast = 1,
+    workload: OnlyWorkload = None,
+    max_size: MaxSize = None,
+    grace: Grace = f"{times.GRACE_S / 3600:g}h",
+    dry_run: DryRun = False,
+    url: Url = None,
+    storage_options: StorageOptions = None,
+    timeout: Timeout = times.COMMAND_S,
+    as_json: Json = False,
+) -> None:
+    """Remove what nobody needs any more.
+
+    That is: lists of workloads beyond --keep-last, what no kept list names and is older than --older-than, objects of
+    writers that were killed, and kernel folders of no bundle. Safe beside programs that read and write. Needs the right
+    to delete.
+    """
+    from tritonsync.store.retention import Policy
+
+    policy = Policy(
+        older_than=None if older_than is None else _seconds(older_than),
+        keep_last=keep_last,
+        workload=workload,
+        max_bytes=None if max_size is None else _bytes(max_size),
+        grace=_seconds(grace),
+    )
+    _collect(context, policy, url, storage_options, timeout, as_json, dry_run=dry_run)
+
+
+def rm(
+    context: typer.Context,
+    workload: Name,
+    dry_run: DryRun = False,
+    url: Url = None,
+    storage_options: StorageOptions = None,
+    timeout: Timeout = times.COMMAND_S,
+    as_json: Json = False,
+) -> None:
+    """Remove a workload, and what it names and no other workload does. Needs the right to delete."""
+    from tritonsync.store.retention import Policy
+
+    policy = Policy(keep_last=0, workload=workload, grace=0.0)
+    _collect(context, policy, url, storage_options, timeout, as_json, dry_run=dry_run)
+
+
+def _collect(
+    context: typer.Context,
+    policy: Policy,
+    url: str | None,
+    storage_options: dict[str, Any] | None,
+    timeout: float,
+    as_json: bool,
+    *,
+    dry_run: bool,
+) -> None:
+    from tritonsync.errors import UnknownWorkloadError
+    from tritonsync.format.layout import stored_key
+    from tritonsync.store.catalog import Catalog
+    from tritonsync.store.retention import mark, sweep
+
+    output = Output(as_json)
+    connection = Connection(context, url, storage_options, timeout)
+    connection.ask_to_read()
+    catalog = Catalog(connection.bucket)
+    name = policy.workload
+    lists = {place.key for place in catalog.places if place.kind == "workload"}
+    if name is not None and stored_key("workload", name) not in lists:
+        message = f"{connection.bucket.url} holds no workload named {name!r}; `tritonsync du` lists those it holds"
+        raise UnknownWorkloadError(message, url=connection.bucket.url, workload=name)
+    plan = mark(catalog, policy)
+    if not dry_run:
+        with output.progress("removing", "bundles") as progress:
+            swept = sweep(catalog, plan, progress=progress)
+    else:
+        swept = None
+    document = {
+        "url": connection.bucket.url,
+        "dry_run": dry_run,
+        "bundles": [place.prefix for place in plan.bundles],
+        "leftovers": list(plan.leftovers),
+        "folders": list(plan.folders),
+        "bytes": plan.bytes if swept is None else swept.bytes,
+        "removed": None if swept is None else dataclasses.asdict(swept),
+        "kept": {"bundles": plan.kept_bundles, "bytes": plan.kept_bytes},
+    }
+    if swept is None:
+        for place in plan.bundles:
+            output.say(place.prefix)
+        what = f"would remove {amount(len(plan.bundles), 'bundle')}, {amount(len(plan.leftovers), 'leftover object')} "
+        what += f"and {amount(len(plan.folders), 'kernel folder')}, {size(plan.bytes)}"
+    else:
+        what = f"removed {amount(swept.bundles, 'bundle')}, {amount(swept.objects, 'object')}, {size(swept.bytes)}"
+        if swept.spared:
+            what += f"; spared {amount(swept.spared, 'bundle')} that a new list names"
+    output.result(
+        document,
+        f"{what}; {amount(plan.kept_bundles, 'bundle')}, {size(plan.kept_bytes)} stay in {connection.bucket.url}",
+    )
+
+
+def du(
+    context: typer.Context,
+    by: Annotated[By, typer.Option("--by", help="What to add up by.")] = By.workload,
+    url: Url = None,
+    storage_options: StorageOptions = None,
+    timeout: Timeout = times.COMMAND_S,
+    as_json: Json = False,
+) -> None:
+    """Show how much a bucket holds, by workload, kind or age.
+
+    What two workloads share counts for each of them, and once in the total. Kernel folders are a row of their own.
+    """
+    from tritonsync.store.catalog import Catalog
+    from tritonsync.store.keys import trust_of
+    from tritonsync.store.usage import usage
+
+    output = Output(as_json)
+    connection = Connection(context, url, storage_options, timeout)
+    connection.ask_to_read()
+    catalog = Catalog(connection.bucket, trust=trust_of(connection.settings))
+    found = usage(catalog, by.value, now=time.time())
+    rows = [
+        (row.name, f"{row.bundles:,}", size(row.bytes), "" if row.newest_s is None else age(row.newest_s))
+        for row in found.rows
+    ]
+    output.table((by.value.upper(), "BUNDLES", "SIZE", "NEWEST"), rows)
+    output.result(
+        {"url": connection.bucket.url, **dataclasses.asdict(found)},
+        f"{amount(found.bundles, 'bundle')}, {size(found.bytes)} in {connection.bucket.url}",
+    )

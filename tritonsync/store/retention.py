@@ -1,0 +1,374 @@
+"""What may go from a bucket, and taking it away beside live readers and writers: what `tritonsync gc` does.
+
+Mark. A *kept list* is one of the newest lists of a workload that is not too old itself. A bundle stays while a kept
+list names it, or while it is younger than the age that was asked for. Everything that is younger than the grace period
+stays, whatever names it: a writer may be about to name it, and a reader may hold a list that named it.
+
+Sweep. Of each bundle the manifest goes first, so that no reader finds half of it. Then the lists are read again: where
+one has come meanwhile that names the bundle, its manifest is put back, and nothing was lost; else the rest of its
+objects goes. A writer looks again after it has published its list (`missing_entries`), so whichever of the two comes
+last notices the other. A sweep that is killed leaves objects of no bundle, which the next one takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from tritonsync import times
+from tritonsync.errors import FormatError, NewerFormatError
+from tritonsync.format.bundle import CHANGING
+from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, key_prefix, stored_key
+from tritonsync.format.manifest import MAX_MANIFEST_BYTES
+from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
+from tritonsync.remote.bucket import Bucket, ObjectInfo
+from tritonsync.remote.threads import Progress, in_parallel
+from tritonsync.store.catalog import Catalog, Objects, places_in
+
+__all__ = ["Plan", "Policy", "Swept", "mark", "missing_entries", "sweep"]
+
+#: Bundles between two looks at the lists.
+BATCH = 64
+#: Objects that are deleted at a time.
+DELETES_AT_ONCE = 16
+
+Clock = Callable[[], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What is to stay.
+
+    Attributes:
+        older_than: seconds; what no kept list names goes when it is older, and so do lists. None: it stays.
+        keep_last: lists of each workload that are kept, newest first.
+        workload: only what this workload's lists name, and no other list, may go. None: everything may.
+        max_bytes: of the whole bucket; the workloads that were published longest ago go until it fits. None: no limit.
+        grace: seconds; nothing younger goes.
+    """
+
+    older_than: float | None = None
+    keep_last: int = 1
+    workload: str | None = None
+    max_bytes: int | None = None
+    grace: float = times.GRACE_S
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to go.
+
+    Attributes:
+        bundles: lists first, then the oldest bundle first.
+        leftovers: names of objects of no bundle.
+        folders: prefixes of kernel folders that no bundle uses that stays.
+        bytes: of all their objects.
+        kept_bundles: how many stay.
+        kept_bytes: of their objects, and of the kernel folders that stay.
+    """
+
+    bundles: tuple[BundlePlace, ...]
+    leftovers: tuple[str, ...]
+    folders: tuple[str, ...]
+    bytes: int
+    kept_bundles: int
+    kept_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Swept:
+    """What a sweep did.
+
+    Attributes:
+        bundles: how many are gone.
+        objects: how many are gone, those of the bundles included.
+        bytes: of these objects.
+        spared: bundles of the plan that a list named meanwhile, and that stay.
+    """
+
+    bundles: int
+    objects: int
+    bytes: int
+    spared: int
+
+
+class _Lists:
+    """The lists of a bucket, read as they come."""
+
+    def __init__(self, bucket: Bucket, catalog: Catalog) -> None:
+        self._bucket, self._catalog = bucket, catalog
+        self._entries: dict[BundlePlace, frozenset[WorkloadEntry]] = {}
+
+    def read(self, places: Iterable[BundlePlace]) -> None:
+        """Read the lists that are not known yet; one that cannot be read names nothing."""
+        new = [place for place in places if place not in self._entries]
+        for place, manifest in self._catalog.manifests(new):
+            entries: tuple[WorkloadEntry, ...] = ()
+            if not isinstance(manifest, FormatError):
+                try:
+                    entries = workload_of_manifest(manifest).entries
+                except FormatError:
+                    entries = ()
+            self._entries[place] = frozenset(entries)
+
+    def entries(self, places: Iterable[BundlePlace]) -> set[WorkloadEntry]:
+        """Return what these lists name."""
+        return {entry for place in places for entry in self._entries.get(place, ())}
+
+    def since(self, known: Collection[BundlePlace]) -> set[WorkloadEntry]:
+        """Look for lists that were not there before, and return what they name."""
+        found = [place for place in places_in(self._bucket.list("bundles/workload/")) if place not in known]
+        self.read(found)
+        return self.entries(found)
+
+
+class _Named:
+    """Whether bundles are named by entries of lists."""
+
+    def __init__(self, entries: Iterable[WorkloadEntry]) -> None:
+        self._variants: set[tuple[str, str, str]] = set()
+        self._keys: set[tuple[str, str]] = set()
+        for entry in entries:
+            key = stored_key(entry.kind, entry.key)
+            self._variants.add((entry.kind, key, entry.variant))
+            self._keys.add((entry.kind, key))
+
+    def __contains__(self, place: BundlePlace) -> bool:
+        # Of what changes, every list means the newest; autotune results belong to all variants of their graph.
+        if place.kind in CHANGING or place.variant == AUTOTUNE:
+            return (place.kind, place.key) in self._keys
+        return (place.kind, place.key, place.variant) in self._variants
+
+
+def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
+    """Find what may go.
+
+    Args:
+        catalog: of the bucket, without a trust policy: what is not signed is needed by whoever published it.
+        policy: what is to stay. What a newer tritonsync wrote stays in any case.
+        clock: seconds since 1970, by the bucket's clock as well as that is known.
+
+    Raises:
+        RemoteError: the bucket could not be asked.
+    """
+    now, objects = clock(), catalog.objects
+    ages = {place: now - (objects[place.manifest].modified or 0.0) for place in catalog.places}
+    sizes, kernels = _sizes(objects), catalog.bucket.list("kernels/")
+    kernel_sizes, (uses, newer) = _sizes(kernels, depth=3), _folders_of(catalog, catalog.places)
+    lists = _Lists(catalog.bucket, catalog)
+    by_workload = _by_workload(catalog.places)
+    lists.read(place for places in by_workload.values() for place in places)
+    kept = _kept_lists(by_workload, ages, policy)
+
+    def found(policy: Policy) -> tuple[set[BundlePlace], list[str], int]:
+        going = _going(catalog.places, kept, lists, ages, policy) - newer
+        # Which folders a bundle of a newer format uses is not known here.
+        folders = [] if newer else _unused_folders(uses, going, kernels, now, policy)
+        size = sum(sizes[place.prefix] for place in going) + sum(kernel_sizes[folder] for folder in folders)
+        return going, folders, size
+
+    going, folders, freed = found(policy)
+    total = sum(sizes.values()) + sum(kernel_sizes.values())
+    oldest_first = sorted((places[0] for places in kept.values() if places), key=lambda place: -ages[place])
+    for place in oldest_first if policy.max_bytes is not None else ():
+        if total - freed <= (policy.max_bytes or 0) or ages[place] <= policy.grace:
+            break
+        kept[place.key] = []
+        going, folders, freed = found(dataclasses.replace(policy, older_than=policy.grace))
+    staying = len(catalog.places) - len(going)
+    with_manifest = {place.prefix for place in catalog.places}
+    leftovers = tuple(
+        name
+        for name, info in sorted(objects.items())
+        if _prefix(name, 5) not in with_manifest and _is_old(info, now, policy.grace) and policy.workload is None
+    )
+    freed += sum(objects[name].size for name in leftovers)
+    return Plan(
+        bundles=tuple(sorted(going, key=lambda place: (place.kind != "workload", -ages[place], place.prefix))),
+        leftovers=leftovers,
+        folders=tuple(folders),
+        bytes=freed,
+        kept_bundles=staying,
+        kept_bytes=total - freed,
+    )
+
+
+def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> Swept:
+    """Take away what a plan names, unless a list names it meanwhile.
+
+    Args:
+        catalog: the one that the plan was made of.
+        plan: from `mark`.
+        progress: called with (done, all) bundles.
+
+    Raises:
+        RemoteError: the bucket could not be asked, or does not allow it.
+    """
+    bucket, objects = catalog.bucket, catalog.objects
+    known = {place for place in catalog.places if place.kind == "workload"}
+    lists = _Lists(bucket, catalog)
+    by_bundle: dict[str, list[str]] = {}
+    for name in objects:
+        by_bundle.setdefault(_prefix(name, 5), []).append(name)
+    gone, spared, done = [], 0, 0
+    rest = iter(plan.bundles)
+    while batch := list(itertools.islice(rest, BATCH)):
+        named = _Named(lists.since(known))
+        going = [place for place in batch if place not in named]
+        manifests = bucket.get_many({place.manifest: MAX_MANIFEST_BYTES for place in going})
+        _delete(bucket, manifests)
+        named = _Named(lists.since(known))
+        for place in going:
+            data = manifests[place.manifest]
+            if place in named and isinstance(data, bytes):
+                bucket.create(place.manifest, data)
+                spared += 1
+                continue
+            gone.append(place)
+        spared += len(batch) - len(going)
+        swept = set(gone)
+        _delete(bucket, [name for place in going if place in swept for name in by_bundle[place.prefix]])
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(plan.bundles))
+    _delete(bucket, plan.leftovers)
+    names = [name for place in gone for name in by_bundle[place.prefix]] + list(plan.leftovers)
+    removed = sum(objects[name].size for name in names)
+    if plan.folders:
+        fresh = Catalog(bucket, trust=catalog.trust)
+        uses, newer = _folders_of(fresh, fresh.places)
+        used = set(plan.folders) if newer else {folder for folders in uses.values() for folder in folders}
+        kernels = bucket.list("kernels/")
+        files = [name for name in kernels if _prefix(name, 3) in plan.folders and _prefix(name, 3) not in used]
+        _delete(bucket, files)
+        names += files
+        removed += sum(kernels[name].size for name in files)
+    return Swept(bundles=len(gone), objects=len(names), bytes=removed, spared=spared)
+
+
+def missing_entries(bucket: Bucket, entries: Iterable[WorkloadEntry]) -> set[WorkloadEntry]:
+    """Return those entries of a list whose bundle is not in the bucket: a writer asks after it has published the list.
+
+    One listing for each key, several at a time.
+
+    Raises:
+        RemoteError: the bucket could not be asked.
+    """
+    by_prefix: dict[str, set[WorkloadEntry]] = {}
+    for entry in entries:
+        by_prefix.setdefault(key_prefix(entry.kind, entry.key), set()).add(entry)
+    missing: set[WorkloadEntry] = set()
+    for prefix, listing in in_parallel(bucket.list, by_prefix, DELETES_AT_ONCE).items():
+        variants = {place.variant for place in places_in(listing)}
+        for entry in by_prefix[prefix]:
+            if not (variants if entry.kind in CHANGING else variants & {entry.variant}):
+                missing.add(entry)
+    return missing
+
+
+def _by_workload(places: Iterable[BundlePlace]) -> dict[str, list[BundlePlace]]:
+    """Group the lists of each workload, newest first: their variants count down."""
+    found: dict[str, list[BundlePlace]] = {}
+    for place in sorted((place for place in places if place.kind == "workload"), key=lambda place: place.variant):
+        found.setdefault(place.key, []).append(place)
+    return found
+
+
+def _kept_lists(
+    by_workload: Mapping[str, list[BundlePlace]], ages: Mapping[BundlePlace, float], policy: Policy
+) -> dict[str, list[BundlePlace]]:
+    """Return the lists of each workload that are kept: the newest ones, unless they are too old."""
+    chosen = None if policy.workload is None else stored_key("workload", policy.workload)
+    kept = {}
+    for name, places in by_workload.items():
+        if chosen not in (None, name):
+            kept[name] = places
+            continue
+        limit = float("inf") if policy.older_than is None else policy.older_than
+        newest = [place for place in places[: policy.keep_last] if ages[place] <= limit]
+        kept[name] = newest + [place for place in places if place not in newest and ages[place] <= policy.grace]
+    return kept
+
+
+def _going(
+    places: Iterable[BundlePlace],
+    kept: Mapping[str, list[BundlePlace]],
+    lists: _Lists,
+    ages: Mapping[BundlePlace, float],
+    policy: Policy,
+) -> set[BundlePlace]:
+    """Return the bundles that go: lists that are not kept, and what no kept list names and is old."""
+    places = list(places)
+    kept_lists = {place for group in kept.values() for place in group}
+    going = {place for place in places if place.kind == "workload" and place not in kept_lists}
+    named = _Named(lists.entries(kept_lists))
+    if policy.workload is not None:
+        # What the chosen workload's lists name and nobody else needs.
+        theirs = _Named(lists.entries(place for place in going))
+        limit = policy.grace
+    else:
+        theirs = None
+        limit = float("inf") if policy.older_than is None else policy.older_than
+    for place in places:
+        if place.kind == "workload" or place in named or ages[place] <= max(limit, policy.grace):
+            continue
+        if theirs is None or place in theirs:
+            going.add(place)
+    return {place for place in going if ages[place] > policy.grace or place.kind == "workload"}
+
+
+def _unused_folders(
+    uses: Mapping[BundlePlace, frozenset[str]],
+    going: Collection[BundlePlace],
+    kernels: Objects,
+    now: float,
+    policy: Policy,
+) -> list[str]:
+    """Return the kernel folders that nothing uses that stays; those of one workload only, if one was chosen."""
+    used = {folder for place, folders in uses.items() if place not in going for folder in folders}
+    theirs = {folder for place in going for folder in uses.get(place, ())}
+    newest: dict[str, float] = {}
+    for name, info in kernels.items():
+        folder = _prefix(name, 3)
+        newest[folder] = max(newest.get(folder, 0.0), info.modified or 0.0)
+    return [
+        folder
+        for folder, modified in sorted(newest.items())
+        if folder not in used and now - modified > policy.grace and (policy.workload is None or folder in theirs)
+    ]
+
+
+def _folders_of(
+    catalog: Catalog, places: Iterable[BundlePlace]
+) -> tuple[dict[BundlePlace, frozenset[str]], set[BundlePlace]]:
+    """Return the kernel folders that each bundle uses, and the bundles of a newer format; damaged ones use none."""
+    uses, newer = {}, set()
+    for place, manifest in catalog.manifests(places):
+        if isinstance(manifest, NewerFormatError):
+            newer.add(place)
+        elif not isinstance(manifest, FormatError):
+            uses[place] = frozenset(kernel_prefix(kernel.hash, kernel.content_id) for kernel in manifest.kernels)
+    return uses, newer
+
+
+def _delete(bucket: Bucket, names: Iterable[str]) -> None:
+    in_parallel(bucket.delete, names, DELETES_AT_ONCE)
+
+
+def _sizes(objects: Objects, depth: int = 5) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for name, info in objects.items():
+        prefix = _prefix(name, depth)
+        sizes[prefix] = sizes.get(prefix, 0) + info.size
+    return sizes
+
+
+def _prefix(name: str, depth: int) -> str:
+    """Return the folder that an object lies in: `bundles/<kind>/<key>/<variant>/<id>/`, `kernels/<hash>/<content>/`."""
+    return "/".join(name.split("/")[:depth]) + "/"
+
+
+def _is_old(info: ObjectInfo, now: float, grace: float) -> bool:
+    return now - (info.modified or 0.0) > grace
