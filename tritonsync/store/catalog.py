@@ -186,20 +186,27 @@ class Catalog:
             f"{self.bucket.url} holds nothing called {name!r}; `tritonsync ls` lists what it holds", url=self.bucket.url
         )
 
-    def manifests(self, places: Iterable[BundlePlace]) -> Iterator[tuple[BundlePlace, Manifest | FormatError]]:
+    def manifests(
+        self, places: Iterable[BundlePlace], objects: Objects | None = None
+    ) -> Iterator[tuple[BundlePlace, Manifest | FormatError]]:
         """Fetch manifests, some at a time; one that cannot be used comes as its error, a missing one not at all.
+
+        Args:
+            places: of their bundles.
+            objects: a listing that holds them; None: the catalog's own.
 
         Raises:
             RemoteError: the bucket could not be asked.
         """
+        objects = self.objects if objects is None else objects
         of_name: dict[str, BundlePlace] = {}
         for place in places:
-            name, size = place.manifest, self.objects[place.manifest].size
+            name, size = place.manifest, objects[place.manifest].size
             if size <= MAX_MANIFEST_BYTES:
                 of_name[name] = place
             else:
                 yield place, ManifestError(f"{name}: has {size} bytes; a manifest has less", object_name=name)
-        for batch in batches({name: self.objects[name].size for name in of_name}):
+        for batch in batches({name: objects[name].size for name in of_name}):
             fetched = self.bucket.get_many(batch)
             for name in batch:
                 data = fetched.pop(name)

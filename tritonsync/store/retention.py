@@ -101,10 +101,10 @@ class _Lists:
         self._bucket, self._catalog = bucket, catalog
         self._entries: dict[BundlePlace, frozenset[WorkloadEntry]] = {}
 
-    def read(self, places: Iterable[BundlePlace]) -> None:
-        """Read the lists that are not known yet; one that cannot be read names nothing."""
+    def read(self, places: Iterable[BundlePlace], objects: Objects | None = None) -> None:
+        """Read the lists that are not known yet, of this listing; one that cannot be read names nothing."""
         new = [place for place in places if place not in self._entries]
-        for place, manifest in self._catalog.manifests(new):
+        for place, manifest in self._catalog.manifests(new, objects):
             entries: tuple[WorkloadEntry, ...] = ()
             if not isinstance(manifest, FormatError):
                 try:
@@ -119,8 +119,9 @@ class _Lists:
 
     def since(self, known: Collection[BundlePlace]) -> set[WorkloadEntry]:
         """Look for lists that were not there before, and return what they name."""
-        found = [place for place in places_in(self._bucket.list("bundles/workload/")) if place not in known]
-        self.read(found)
+        objects = self._bucket.list("bundles/workload/")
+        found = [place for place in places_in(objects) if place not in known]
+        self.read(found, objects)
         return self.entries(found)
 
 
