@@ -206,6 +206,8 @@ class Store(Reader):
                 same = dataclasses.replace(bundle, variant=newest)
                 return self.publish(same, reread=reread, inline=inline, timeout=deadline.left)
             number = min(number, int(newest) - 1)
+        while number > 0 and f"{number:010d}" in timed:
+            number -= 1  # what lies there, damaged or of another writer, cannot be replaced
         bundle = dataclasses.replace(bundle, variant=f"{max(number, 0):010d}")
         return self._write(bundle, 0, listing, (), frozenset(inline), False, deadline)
 

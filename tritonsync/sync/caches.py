@@ -225,15 +225,15 @@ def _emit(kernel: Kernel, folder: Path, files: Files) -> triton_cache.Outcome:
     """Write a kernel; where something else stands in its place that cannot be used, it stays, as a conflict."""
     try:
         outcome = triton_cache.emit(kernel, folder, files=files).outcome
-        if outcome == "conflict" and is_link(folder / kernel.hash):
-            log.warning("kernel %s is left out: %s is a link", kernel.hash, folder / kernel.hash)
-        return outcome
     except LocalCacheError as exc:
         # Where nothing stands, it is the disk or the whole folder, and no kernel will fare better.
         if not os.path.lexists(folder / kernel.hash):
             raise
         log.warning("kernel %s is left out: %s", kernel.hash, exc)
         return "conflict"
+    if outcome == "conflict" and is_link(folder / kernel.hash):
+        log.warning("kernel %s is left out: %s is a link", kernel.hash, folder / kernel.hash)
+    return outcome
 
 
 def _owner(bundle: Bundle) -> Rank | None:
