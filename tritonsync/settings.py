@@ -17,10 +17,11 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from tritonsync import times
 from tritonsync.errors import SettingsError
 
-__all__ = ["VARIABLES", "Files", "Mode", "Settings"]
+__all__ = ["VARIABLES", "EngineChoice", "Files", "Mode", "Settings", "environment", "from_variable"]
 
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
+EngineChoice = Literal["auto", "obstore", "s3fs"]
 
 T = TypeVar("T")
 
@@ -40,6 +41,7 @@ class Settings:
         signing_key: path of an Ed25519 private key (PEM); manifests are signed with it.
         trusted_keys: paths of Ed25519 public keys (PEM); when there are any, everything else is refused.
         storage_options: passed to the fsspec filesystem untouched.
+        engine: which client speaks to S3 and GCS: obstore, s3fs (for GCS: gcsfs), or the one that fits.
         strict: raise inside plugins instead of falling back to a normal compile (tests, CI).
         quiet: no summary line at exit.
         force_disable_caches: torch's own master switch.
@@ -59,6 +61,7 @@ class Settings:
     signing_key: str | None = None
     trusted_keys: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    engine: EngineChoice = "auto"
     strict: bool = False
     quiet: bool = False
     force_disable_caches: bool = False
@@ -167,6 +170,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "signing_key": ("TRITONSYNC_SIGNING_KEY", _text),
     "trusted_keys": ("TRITONSYNC_TRUSTED_KEYS", _paths),
     "storage_options": ("TRITONSYNC_STORAGE_OPTIONS", _json_object),
+    "engine": ("TRITONSYNC_ENGINE", _choice(get_args(EngineChoice))),
     "strict": ("TRITONSYNC_STRICT", _switch),
     "quiet": ("TRITONSYNC_QUIET", _switch),
     "force_disable_caches": ("TORCHINDUCTOR_FORCE_DISABLE_CACHES", _torch_switch),
@@ -175,3 +179,19 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
 }
+
+
+def environment() -> Mapping[str, str]:
+    """Return the variables of this process, for what clouds' own clients read there."""
+    return os.environ
+
+
+def from_variable(field: str) -> Any:  # noqa: ANN401 - what the field holds
+    """Return what the variable of one setting says; None if it is unset.
+
+    Raises:
+        SettingsError: its value cannot be understood.
+    """
+    variable, parse = VARIABLES[field]
+    text = os.environ.get(variable, "")
+    return parse(variable, text) if text else None

@@ -128,7 +128,9 @@ class Connection:
         if found is None:
             raise typer.BadParameter(f"no bucket: give --url, or set {VARIABLES['url'][0]}")
         patience = RetryPolicy(read_timeout=min(60.0, timeout), deadline=timeout)
-        self.bucket: Bucket = Bucket(found, storage_options=self.settings.storage_options, patience=patience)
+        self.bucket: Bucket = Bucket(
+            found, storage_options=self.settings.storage_options, patience=patience, engine=self.settings.engine
+        )
         context.call_on_close(self.bucket.close)
 
     def store(self, environment: Environment | None = None) -> Store:

@@ -40,11 +40,13 @@ from tritonsync.errors import (
 )
 from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, check_format
 from tritonsync.remote.backend import Backend, connect, modified
+from tritonsync.remote.engine import Engine, choose
 from tritonsync.remote.filesystem import MAX_CONNECTIONS
 from tritonsync.remote.threads import forget_after_fork, in_parallel, start_thread
 from tritonsync.remote.translate import Failure, exists_already, is_missing, refuses_conditions, translated
 from tritonsync.remote.url import parse_url
 from tritonsync.remote.waiting import Breaker, Deadline, RetryPolicy
+from tritonsync.settings import EngineChoice, environment, from_variable
 
 __all__ = ["Access", "Bucket", "BucketStats", "ObjectInfo"]
 
@@ -121,17 +123,24 @@ class Bucket:
         url: `s3://bucket/prefix`, `gs://bucket/prefix`, a folder, or any URL that fsspec knows and can write.
         storage_options: passed to the fsspec filesystem; they win over our own timeouts.
         patience: how long and how often to try.
+        engine: which client; None: as TRITONSYNC_ENGINE says. See `engine.py`.
 
     Raises:
-        SettingsError: the URL cannot be used.
+        SettingsError: the URL cannot be used, or the variable holds no engine.
     """
 
     def __init__(
-        self, url: str, *, storage_options: Mapping[str, Any] | None = None, patience: RetryPolicy | None = None
+        self,
+        url: str,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        patience: RetryPolicy | None = None,
+        engine: EngineChoice | None = None,
     ) -> None:
         self._address = parse_url(url)
         self._options = dict(storage_options or {})
         self._policy = patience or RetryPolicy()
+        self._wanted: EngineChoice = engine or from_variable("engine") or "auto"
         self._breaker = Breaker(self._policy.breaker_failures, self._policy.breaker_pause)
         self._counter = Counter()
         # By process id. A parent's entry stays in a forked child: collecting it there would close the parent's
@@ -152,6 +161,15 @@ class Bucket:
     def url(self) -> str:
         """The URL in one spelling, without a slash at the end."""
         return self._address.url
+
+    @property
+    def engine(self) -> Engine:
+        """The client that this process would take now, and why.
+
+        Raises:
+            MissingExtraError, SettingsError: there is none for these settings.
+        """
+        return choose(self._address, self._options, self._wanted, environment())
 
     @property
     def stats(self) -> BucketStats:
@@ -354,7 +372,7 @@ class Bucket:
         with self._lock:
             building = self._backends.get(pid)
             if building is None or (building.done() and building.exception() is not None):
-                building = start_thread(lambda: connect(self._address, self._options, self._policy))
+                building = start_thread(lambda: connect(self._address, self._options, self._policy, self.engine))
                 self._backends[pid] = building
         return building
 

@@ -6,7 +6,6 @@ by the HTTP status they carry, and by module and name where there is none. Check
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import errno
@@ -25,7 +24,7 @@ from tritonsync.remote.url import Address
 
 __all__ = ["Failure", "exists_already", "is_missing", "refuses_conditions", "translated"]
 
-_TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
+_TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
 
 #: botocore and google-auth errors that say: nobody told us who we are. Found by name, anywhere among the base classes.
 _NO_IDENTITY = frozenset(
