@@ -4,6 +4,7 @@
 
     app.py       the program: its commands, and what becomes of errors
     options.py   options that several commands have, and what is opened with them
+    ahead.py     the first request, sent before the rest is imported
     output.py    text, tables, progress bars, JSON
     transfer.py (push, pull), look.py (ls, show), verify.py, run.py, demo.py
                  the commands
@@ -20,6 +21,15 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that `sys.argv` asks for, and exit with 0 (done), 1 (failed) or 2 (wrong usage)."""
+    arguments = sys.argv[1:]
+    if arguments == ["version"]:  # as `app.version` prints it, without importing what parses arguments
+        from tritonsync._version import __version__
+
+        print(f"tritonsync {__version__}")
+        return
+    from tritonsync.cli import ahead
+
+    ahead.send(arguments)
     from tritonsync.cli.app import INTERRUPTED, app
 
     for stream in (sys.stdout, sys.stderr):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tritonsync import times
+from tritonsync.cli import ahead
 from tritonsync.errors import LocalCacheError, SettingsError
 from tritonsync.settings import VARIABLES, Settings
 
@@ -127,9 +128,16 @@ class Connection:
         found = self.settings.url or otherwise
         if found is None:
             raise typer.BadParameter(f"no bucket: give --url, or set {VARIABLES['url'][0]}")
-        patience = RetryPolicy(read_timeout=min(60.0, timeout), deadline=timeout)
-        self.bucket: Bucket = Bucket(
-            found, storage_options=self.settings.storage_options, patience=patience, engine=self.settings.engine
+        self._ahead = None if storage_options else ahead.take(self.settings, timeout)
+        self.bucket: Bucket = (
+            self._ahead[0]
+            if self._ahead is not None
+            else Bucket(
+                found,
+                storage_options=self.settings.storage_options,
+                patience=RetryPolicy.of_command(timeout),
+                engine=self.settings.engine,
+            )
         )
         context.call_on_close(self.bucket.close)
 
@@ -186,7 +194,10 @@ class Connection:
         Raises:
             RemoteError: it cannot be read.
         """
-        self.bucket.probe(write=False)
+        if self._ahead is None:
+            self.bucket.probe(write=False)
+        else:
+            self._ahead[1].result()
 
 
 def local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path | None) -> tuple[LocalCaches, Path]:

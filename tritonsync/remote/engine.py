@@ -27,7 +27,6 @@ GCS: anything else                                                     gcsfs
 
 from __future__ import annotations
 
-import configparser
 import dataclasses
 import importlib.util
 import json
@@ -276,13 +275,19 @@ class _AwsFiles:
 
     @staticmethod
     def _default(name: str) -> Mapping[str, str]:
-        parser = configparser.RawConfigParser(default_section="")
         try:
-            parser.read_string(Path(name).expanduser().read_text(encoding="utf-8"))
+            text = Path(name).expanduser().read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
-        except (OSError, RuntimeError, UnicodeError, configparser.Error):
+        except (OSError, RuntimeError, UnicodeError):
             return {"unreadable": ""}  # let botocore say what it thinks of it
+        import configparser
+
+        parser = configparser.RawConfigParser(default_section="")
+        try:
+            parser.read_string(text)
+        except configparser.Error:
+            return {"unreadable": ""}
         return dict(parser["default"]) if parser.has_section("default") else {}
 
 

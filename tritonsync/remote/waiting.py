@@ -69,6 +69,11 @@ class RetryPolicy:
     breaker_failures: int = 5
     breaker_pause: float = times.BREAKER_PAUSE_S
 
+    @classmethod
+    def of_command(cls, timeout: float) -> RetryPolicy:
+        """Return the policy of a command, which may take so long for each call: it is asked to get something done."""
+        return cls(read_timeout=min(60.0, timeout), deadline=timeout)
+
     def seconds(self, timeout: float | None, upload: int = 0) -> float:
         """Return the seconds that one call has, given the caller's own limit, if any, and the bytes to be sent."""
         return self.deadline + upload / self.upload_rate if timeout is None else timeout
