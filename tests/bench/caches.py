@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import random
 import tarfile
 from pathlib import Path
@@ -53,7 +54,5 @@ def synthetic(target: Path, count: int, source: Path) -> Path:
 
 def _moved(group: bytes, folder: Path) -> bytes:
     """Return a group file whose paths lie in `folder`."""
-    import json
-
     children = json.loads(group)["child_paths"]
     return json.dumps({"child_paths": {name: str(folder / name) for name in children}}).encode()
