@@ -6,7 +6,7 @@
     options.py   options that several commands have, and what is opened with them
     ahead.py     the first request, sent before the rest is imported
     output.py    text, tables, progress bars, JSON
-    transfer.py (push, pull), look.py (ls, show), verify.py, run.py, demo.py
+    transfer.py (push, pull), look.py (ls, show), verify.py, bench.py, run.py, demo.py
                  the commands
 
 Imports: errors, times, settings, _version, format, local, remote, store, sync, watch, demo.

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from tritonsync._version import __version__
-from tritonsync.cli import demo, look, run, transfer, verify
+from tritonsync.cli import bench, demo, look, run, transfer, verify
 from tritonsync.cli.options import Json
 from tritonsync.cli.output import Output, complain
 from tritonsync.errors import TritonSyncError
@@ -54,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (demo.demo, transfer.push, transfer.pull, look.ls, look.show, verify.verify):
+for command in (demo.demo, transfer.push, transfer.pull, look.ls, look.show, verify.verify, bench.bench):
     app.command()(command)
 app.command(context_settings=run.RUN_SETTINGS)(run.run)
 

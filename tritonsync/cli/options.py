@@ -121,25 +121,30 @@ class Connection:
         *,
         otherwise: str | None = None,
     ) -> None:
-        from tritonsync.remote.bucket import Bucket
-        from tritonsync.remote.waiting import RetryPolicy
-
         self.settings = Settings.from_env(url=url, storage_options=storage_options)
         found = self.settings.url or otherwise
         if found is None:
             raise typer.BadParameter(f"no bucket: give --url, or set {VARIABLES['url'][0]}")
+        self._timeout = timeout
         self._ahead = None if storage_options else ahead.take(self.settings, timeout)
-        self.bucket: Bucket = (
-            self._ahead[0]
-            if self._ahead is not None
-            else Bucket(
-                found,
-                storage_options=self.settings.storage_options,
-                patience=RetryPolicy.of_command(timeout),
-                engine=self.settings.engine,
-            )
-        )
+        self.bucket: Bucket = self.open(found) if self._ahead is None else self._ahead[0]
         context.call_on_close(self.bucket.close)
+
+    def open(self, url: str) -> Bucket:
+        """Return a bucket of these settings; the caller closes it.
+
+        Raises:
+            SettingsError: the URL is wrong.
+        """
+        from tritonsync.remote.bucket import Bucket
+        from tritonsync.remote.waiting import RetryPolicy
+
+        return Bucket(
+            url,
+            storage_options=self.settings.storage_options,
+            patience=RetryPolicy.of_command(self._timeout),
+            engine=self.settings.engine,
+        )
 
     def store(self, environment: Environment | None = None) -> Store:
         """Return the store in this bucket; what it saves says `environment`."""
