@@ -52,6 +52,11 @@ def chosen(
         (REGION, {"key": "k", "secret": "s"}, "keys in the storage options"),
         ({}, {"key": "k", "secret": "s", "endpoint_url": "http://127.0.0.1:9000"}, "keys in the storage options"),
         ({}, {"key": "k", "secret": "s", "client_kwargs": {"region_name": "eu-west-1"}}, "keys in the storage options"),
+        (
+            {"AWS_CA_BUNDLE": "/ca.pem", "AWS_ENDPOINT_URL": "http://10.0.0.7:9000", **KEYS},
+            {},
+            "keys in the environment",
+        ),
         (REGION, {"anon": True}, "anonymous, as the storage options say"),
         (REGION, {"anon": True, "requester_pays": False, "default_block_size": 5}, "anonymous, as the storage"),
         (ROLE, {}, "web identity"),
@@ -73,6 +78,7 @@ def test_s3_is_served_by_obstore_where_it_finds_the_same(
     [
         ({**KEYS, "AWS_PROFILE": "work"}, {}, "AWS_PROFILE"),
         ({**KEYS, "AWS_CA_BUNDLE": "/ca.pem"}, {}, "AWS_CA_BUNDLE"),
+        ({**KEYS, "REQUESTS_CA_BUNDLE": "/ca.pem", "AWS_ENDPOINT_URL": "https://minio"}, {}, "REQUESTS_CA_BUNDLE"),
         ({**KEYS, "AWS_ENDPOINT": "http://other"}, {}, "AWS_ENDPOINT"),
         (KEYS, {"profile": "work"}, "'profile'"),
         (KEYS, {"requester_pays": True}, "'requester_pays'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.faultproxy import Fault, FaultProxy, answer, drop, hang, trickle
+from tests.faultproxy import Exchange, Fault, FaultProxy, answer, drop, hang, trickle
 from tests.servers import Place, Server, take_engine
 from tritonsync.errors import (
     AccessDeniedError,
@@ -351,6 +352,34 @@ class TestProbe:
         s3_proxy.fail(s3_error(403, "AccessDenied"), times=1, method="GET")
         assert s3.probe() == "read-write"
         assert s3.get(FORMAT_OBJECT) == FORMAT_CONTENT
+
+
+def slow_line(pause: float) -> Fault:
+    """Take the body a bit at a time, then say that it was written."""
+
+    async def fault(exchange: Exchange) -> bool:
+        left = int(exchange.request.headers["content-length"])
+        while left:
+            left -= len(await exchange.reader.read(min(left, 1 << 18)))
+            await asyncio.sleep(pause)
+        exchange.client.write(b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: 0\r\n\r\n')
+        return True
+
+    return fault
+
+
+def test_an_upload_over_a_slow_line_is_not_silence(
+    s3_proxy: FaultProxy, moto_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore counts the time that a body takes as silence, so its uploads have no read time-out but our deadline."""
+    take_engine("obstore", monkeypatch)
+    place = moto_server.place(endpoint=s3_proxy.url)
+    s3_proxy.fail(slow_line(0.03), method="PUT")
+    with Bucket(place.url, storage_options=place.options, patience=QUICK) as bucket:
+        began = time.monotonic()
+        assert bucket.create("a", b"x" * 20_000_000)
+        assert time.monotonic() - began > QUICK.read_timeout
+    assert s3_proxy.count("PUT") == 1
 
 
 def test_an_upload_that_hangs_is_tried_again(proxy: FaultProxy, place: Place) -> None:

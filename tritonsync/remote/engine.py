@@ -11,7 +11,7 @@ obstore is not installed                                               s3fs, gcs
 this process was forked from one that had loaded obstore               s3fs, gcsfs: a Tokio runtime survives no fork
 S3: a storage option that obstore has not, requester pays, SSO         s3fs
 S3: AWS_PROFILE, or a default profile that says more than a region     s3fs
-S3: a variable that only one of the two reads                          s3fs
+S3: a variable that only one of the two reads, certificates            s3fs
 S3: neither a region nor an endpoint                                   s3fs, which asks where the bucket is
 S3: keys as options or variables, anonymous, web identity, container   obstore
 S3: nothing of these, on an EC2 machine                                obstore, with the role of the instance
@@ -144,7 +144,6 @@ _MEANINGLESS = frozenset({"default_block_size", "default_cache_type", "skip_inst
 _DIFFERENT = (
     "AWS_BUCKET",
     "AWS_BUCKET_NAME",
-    "AWS_CA_BUNDLE",
     "AWS_CHECKSUM_ALGORITHM",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "AWS_ENDPOINT",
@@ -162,8 +161,9 @@ _DIFFERENT = (
     "AWS_UNSIGNED_PAYLOAD",
     "AWS_USE_DUALSTACK_ENDPOINT",
     "AWS_USE_FIPS_ENDPOINT",
-    "REQUESTS_CA_BUNDLE",
 )
+#: Whose certificates are trusted. obstore could only be told to trust them beside its own.
+_BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 #: What a default profile may say without changing anything here.
 _HARMLESS = frozenset({"cli_pager", "output", "region"})
 
@@ -180,11 +180,13 @@ def _s3(address: Address, options: Mapping[str, Any], environ: Mapping[str, str]
         raise _UnfitError("the bucket is an access point or a directory bucket")
     given = _s3_options(options)
     files = _AwsFiles(environ)
-    doubts = list(_s3_differences(given, files, environ))
-    source, unsure = _s3_credentials(given, environ)
-    doubts += unsure
     endpoint = given.get("endpoint") or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     region = given.get("region") or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or files.region
+    source, unsure = _s3_credentials(given, environ)
+    doubts = [*_s3_differences(given, files, environ), *unsure]
+    # Certificates are none of the business of a server without TLS.
+    bundles = [] if (endpoint or "").startswith("http://") else [name for name in _BUNDLES if environ.get(name)]
+    doubts += [f"{name} is set, which obstore does not read" for name in bundles]
     if not region and not endpoint:
         doubts.append("no region is set, and obstore does not ask where the bucket is")
     config: dict[str, Any] = {

@@ -89,16 +89,22 @@ class ObstoreBackend(Backend):
         self._address = address
         self._otherwise = otherwise
         self._elsewhere: Backend | None = None
-        client = {
-            # The user wrote the endpoint; s3fs takes http:// there as well.
-            "allow_http": str(engine.config.get("endpoint") or engine.config.get("base_url")).startswith("http://"),
-            "connect_timeout": datetime.timedelta(seconds=patience.connect_timeout),
-            "read_timeout": datetime.timedelta(seconds=patience.read_timeout),
-            "timeout": _LONGEST,
-        }
-        retries = {"max_retries": 0, "retry_timeout": _LONGEST}
+
+        def make(silence: float) -> Any:  # noqa: ANN401 - S3Store or GCSStore
+            client = {
+                # The user wrote the endpoint; s3fs takes http:// there as well.
+                "allow_http": str(engine.config.get("endpoint") or engine.config.get("base_url")).startswith("http://"),
+                "connect_timeout": datetime.timedelta(seconds=patience.connect_timeout),
+                "read_timeout": datetime.timedelta(seconds=silence),
+                "timeout": _LONGEST,
+            }
+            retries = {"max_retries": 0, "retry_timeout": _LONGEST}
+            return kind(address.bucket, **engine.config, client_options=client, retry_config=retries)
+
         try:
-            self._store: Any = kind(address.bucket, **engine.config, client_options=client, retry_config=retries)
+            self._store = make(patience.read_timeout)
+            # The time that a body takes to be sent counts as silence (reqwest), so there our own deadline has to do.
+            self._writer = make(times.ABANDONED_S)
         except Exception as exc:
             text = " ".join(str(exc).partition("\n\n")[0].split())
             raise SettingsError(f"{address.url}: obstore cannot be used with these settings ({text})") from exc
@@ -106,9 +112,10 @@ class ObstoreBackend(Backend):
         forget_after_fork(self)
 
     def after_fork(self) -> None:
-        """Keep the parent's store for ever: taking it apart would speak to a runtime whose threads are not here."""
+        """Keep the parent's stores for ever: taking it apart would speak to a runtime whose threads are not here."""
         if hasattr(self, "_lock"):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._store))
+            for store in (self._store, self._writer):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(store))
         self._lock = threading.Lock()
 
     def read(self, name: str, timeout: float) -> bytes:
@@ -124,7 +131,7 @@ class ObstoreBackend(Backend):
         """Write the object whole. FileExistsError: it is there, and `exclusive` was asked for."""
         # Parts are asked for their condition only at the end, and GCS has none for them: one request, up to 5 GB.
         call = functools.partial(
-            self._store.put,
+            self._writer.put,
             self._path(name),
             data,
             mode="create" if exclusive else "overwrite",
