@@ -313,6 +313,23 @@ def test_gcs_is_asked_to_create_only(
             bucket.get("a/object")
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")  # Python 3.12 warns of any fork with threads
+def test_a_forked_child_goes_back_to_s3fs(bucket: Bucket) -> None:
+    """The runtime of the parent's client has no threads there, and a new one cannot be started."""
+    bucket.create("a", b"x")
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            right = bucket.engine.name == "s3fs" and "forked" in bucket.engine.reason
+            status = 0 if right and bucket.get("a", timeout=30) == b"x" else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert bucket.engine.name == "obstore"
+    assert bucket.get("a") == b"x"
+
+
 ENDING = """
 import sys, threading, time
 from tritonsync.remote.bucket import Bucket
