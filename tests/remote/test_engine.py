@@ -330,6 +330,34 @@ def test_a_forked_child_goes_back_to_s3fs(bucket: Bucket) -> None:
     assert bucket.get("a") == b"x"
 
 
+BEGINNING = """
+import sys
+from tritonsync.session import session
+from tritonsync.settings import Settings
+session.start(Settings.from_env())
+print([name for name in ("asyncio", "fsspec", "s3fs") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(("kind", "engine"), [("s3", "obstore"), ("folder", "auto")])
+def test_a_program_begins_without_an_event_loop(
+    kind: str, engine: str, s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own thread imports nothing that only fsspec's other clients need."""
+    take_engine(engine, monkeypatch)
+    url = s3_place.url if kind == "s3" else str(tmp_path / "bucket")
+    done = subprocess.run(
+        [sys.executable, "-c", BEGINNING],
+        env={**os.environ, **s3_place.environment, "TRITONSYNC_URL": url, "TRITONSYNC_QUIET": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 ENDING = """
 import sys, threading, time
 from tritonsync.remote.bucket import Bucket

@@ -35,12 +35,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonsync.errors import MissingExtraError, SettingsError
+from tritonsync.errors import MissingExtraError, SettingsError, TritonSyncError
 from tritonsync.remote.threads import forget_after_fork
-from tritonsync.remote.url import Address
-from tritonsync.settings import VARIABLES, EngineChoice
+from tritonsync.remote.url import Address, parse_url
+from tritonsync.settings import VARIABLES, EngineChoice, Settings, environment
 
-__all__ = ["Engine", "choose", "fsspec_options"]
+__all__ = ["Engine", "choose", "fsspec_options", "needs_loop"]
 
 _VARIABLE = VARIABLES["engine"][0]
 
@@ -116,6 +116,15 @@ def choose(address: Address, options: Mapping[str, Any], wanted: EngineChoice, e
     if wanted == "obstore":
         return Engine("obstore", f"{_VARIABLE}=obstore", config)
     return Engine(standard, doubts[0]) if doubts else Engine("obstore", reason, config)
+
+
+def needs_loop(settings: Settings) -> bool:
+    """Whether the client of these settings works on fsspec's event loop, which takes 0.1 s to import."""
+    try:
+        engine = choose(parse_url(settings.url or ""), settings.storage_options, settings.engine, environment())
+    except TritonSyncError:
+        return False  # whoever connects says so
+    return engine.name not in ("obstore", "file")
 
 
 def fsspec_options(

@@ -87,6 +87,7 @@ class ObstoreBackend(Backend):
 
         kind = S3Store if address.is_s3 else GCSStore
         self._address = address
+        self._large = patience.read_timeout * patience.upload_rate
         self._otherwise = otherwise
         self._elsewhere: Backend | None = None
 
@@ -103,8 +104,9 @@ class ObstoreBackend(Backend):
 
         try:
             self._store = make(patience.read_timeout)
-            # The time that a body takes to be sent counts as silence (reqwest), so there our own deadline has to do.
-            self._writer = make(times.ABANDONED_S)
+            # The time that a body takes to be sent counts as silence (reqwest). For those that may take longer our own
+            # deadline has to do. It asks for credentials of its own, when it is first used.
+            self._large_bodies = make(times.ABANDONED_S)
         except Exception as exc:
             text = " ".join(str(exc).partition("\n\n")[0].split())
             raise SettingsError(f"{address.url}: obstore cannot be used with these settings ({text})") from exc
@@ -112,9 +114,9 @@ class ObstoreBackend(Backend):
         forget_after_fork(self)
 
     def after_fork(self) -> None:
-        """Keep the parent's stores for ever: taking it apart would speak to a runtime whose threads are not here."""
+        """Keep the parent's stores for ever: taking them apart would speak to a runtime whose threads are not here."""
         if hasattr(self, "_lock"):
-            for store in (self._store, self._writer):
+            for store in (self._store, self._large_bodies):
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(store))
         self._lock = threading.Lock()
 
@@ -131,7 +133,7 @@ class ObstoreBackend(Backend):
         """Write the object whole. FileExistsError: it is there, and `exclusive` was asked for."""
         # Parts are asked for their condition only at the end, and GCS has none for them: one request, up to 5 GB.
         call = functools.partial(
-            self._writer.put,
+            (self._large_bodies if len(data) > self._large else self._store).put,
             self._path(name),
             data,
             mode="create" if exclusive else "overwrite",

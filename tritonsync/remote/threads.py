@@ -131,11 +131,17 @@ Progress = Callable[[int, int], None]
 _RESERVE = 8
 
 
-def prepare_for_end() -> None:
-    """Start the threads that the last uploads need: ours, that of fsspec's event loop, and one that finds hosts."""
+def prepare_for_end(*, loops: bool = True) -> None:
+    """Start the threads that the last uploads need.
+
+    Args:
+        loops: those of fsspec's event loop too: its own, and one that finds hosts.
+    """
+    daemon_threads.reserve(_RESERVE)
+    if not loops:
+        return
     from fsspec.asyn import get_loop
 
-    daemon_threads.reserve(_RESERVE)
     loop = get_loop()
 
     async def find_nothing() -> None:

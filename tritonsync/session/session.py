@@ -30,6 +30,7 @@ from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import FORMAT_OBJECT
 from tritonsync.format.manifest import Manifest
 from tritonsync.remote.bucket import BucketStats
+from tritonsync.remote.engine import needs_loop
 from tritonsync.remote.threads import prepare_for_end
 from tritonsync.session.context import Connection, Context, Host, plain_host
 from tritonsync.session.counters import Counters, Counts, summary
@@ -73,7 +74,7 @@ class Session:
         self._graph_caches_known = threading.Event()
         self._last: Manifest | None = None
         if settings.may_write and not is_helper:
-            prepare_for_end()
+            prepare_for_end(loops=needs_loop(settings))
         self._counters = Counters()
         self._waits = Waits(settings.budget_s, self._counters)
         self._connection = Connection(settings, self._load_record, self._fetch_ahead)
