@@ -48,6 +48,7 @@ __all__ = [
     "run_moto",
     "run_rclone",
     "s3_place",
+    "take_engine",
     "upload_to_gcs",
 ]
 
@@ -207,6 +208,13 @@ def _running(command: list[str], ready: str) -> Iterator[str]:
         reader.join(10)
         assert process.stdout is not None
         process.stdout.close()
+
+
+def take_engine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have buckets that a test opens use this client: `s3fs` (for GCS: gcsfs) or `obstore`."""
+    if name == "obstore":
+        pytest.importorskip("obstore", reason="the other engine is not tried: pip install 'tritonsync[fast]'")
+    monkeypatch.setenv("TRITONSYNC_ENGINE", name)
 
 
 def upload_to_gcs(place: Place, name: str, data: bytes) -> None:

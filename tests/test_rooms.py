@@ -17,6 +17,7 @@ FOREIGN: dict[str, tuple[str, ...]] = {
     "torch": ("plugins/inductor.py",),
     "triton": ("plugins/triton.py", "demo/kernels.py"),
     "fsspec": ("remote/",),
+    "obstore": ("remote/",),
     "aiohttp": ("remote/",),
     "botocore": ("remote/",),
     "tenacity": ("remote/",),

@@ -20,10 +20,21 @@ from tritonsync import times
 from tritonsync.errors import SettingsError
 from tritonsync.redaction import redact
 
-__all__ = ["PROTECTING", "VARIABLES", "Files", "Mode", "Settings", "environment", "launched_rank"]
+__all__ = [
+    "PROTECTING",
+    "VARIABLES",
+    "EngineChoice",
+    "Files",
+    "Mode",
+    "Settings",
+    "environment",
+    "from_variable",
+    "launched_rank",
+]
 
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
+EngineChoice = Literal["auto", "obstore", "s3fs"]
 
 T = TypeVar("T")
 
@@ -44,6 +55,7 @@ class Settings:
         trusted_keys: paths of Ed25519 public keys (PEM); when there are any, everything else is refused.
         namespace: part of what is signed; a signature that was made in another namespace does not count.
         storage_options: passed to the fsspec filesystem untouched.
+        engine: which client speaks to S3 and GCS: obstore, s3fs (for GCS: gcsfs), or the one that fits.
         strict: raise inside plugins instead of falling back to a normal compile (tests, CI).
         quiet: no line at the start and none at exit.
         force_disable_caches: torch's own master switch.
@@ -68,6 +80,7 @@ class Settings:
     trusted_keys: tuple[str, ...] = ()
     namespace: str = ""
     storage_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    engine: EngineChoice = "auto"
     strict: bool = False
     quiet: bool = False
     force_disable_caches: bool = False
@@ -127,8 +140,8 @@ def launched_rank() -> int | None:
 
 
 def environment() -> Mapping[str, str]:
-    """Return the variables of this process, for whoever has to say where a setting comes from."""
-    return dict(os.environ)
+    """Return the variables of this process: where settings come from, and what clouds' clients read."""
+    return os.environ
 
 
 def _text(_variable: str, text: str) -> str:
@@ -220,6 +233,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "trusted_keys": ("TRITONSYNC_TRUSTED_KEYS", _paths),
     "namespace": ("TRITONSYNC_NAMESPACE", _named),
     "storage_options": ("TRITONSYNC_STORAGE_OPTIONS", _json_object),
+    "engine": ("TRITONSYNC_ENGINE", _choice(get_args(EngineChoice))),
     "strict": ("TRITONSYNC_STRICT", _switch),
     "quiet": ("TRITONSYNC_QUIET", _switch),
     "force_disable_caches": ("TORCHINDUCTOR_FORCE_DISABLE_CACHES", _torch_switch),
@@ -235,3 +249,14 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
 
 #: Fields of which the variable may not be set and empty.
 PROTECTING = frozenset({"signing_key", "trusted_keys", "namespace"})
+
+
+def from_variable(field: str) -> Any:  # noqa: ANN401 - what the field holds
+    """Return what the variable of one setting says; None if it is unset.
+
+    Raises:
+        SettingsError: its value cannot be understood.
+    """
+    variable, parse = VARIABLES[field]
+    text = os.environ.get(variable, "")
+    return parse(variable, text) if text else None

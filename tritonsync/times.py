@@ -25,6 +25,9 @@ PAUSE_S = 0.2
 MAX_PAUSE_S = 3.0
 #: A bucket that failed several times in a row is left alone for so long.
 BREAKER_PAUSE_S = 30.0
+#: A request that nobody waits for any more and that still makes progress is cut after so long, where our own deadline
+#: cannot end it.
+ABANDONED_S = 3600.0
 #: For the end of one connection.
 CLOSE_S = 1.0
 

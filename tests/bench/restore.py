@@ -15,11 +15,9 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tempfile
 import time
@@ -29,6 +27,8 @@ from pathlib import Path
 import s3fs
 import zstandard
 
+from tests.bench.caches import FIXTURE, fixture
+from tests.bench.programs import other_programs
 from tests.faultproxy import FaultProxy
 from tests.servers import Place, Server, run_rclone
 from tritonsync.remote.bucket import Bucket
@@ -44,7 +44,7 @@ TMPFS = "/dev/shm"
 def main() -> None:
     """Print one line a way: median, spread, and its ratio to ours."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=Path(__file__).parents[1] / "data" / "h200-vit-infer.tar.xz")
+    parser.add_argument("--cache", type=Path, default=FIXTURE)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--latency-ms", type=float, default=20.0)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -53,7 +53,7 @@ def main() -> None:
         serve(given.serve, given.latency_ms / 1000)
         return
     with tempfile.TemporaryDirectory(dir=TMPFS) as scratch, contextlib.ExitStack() as stack:
-        cache = unpacked(given.cache, Path(scratch) / "cache")
+        cache = given.cache if given.cache.is_dir() else fixture(Path(scratch) / "cache", given.cache)
         kernels = Path(scratch) / "kernels"
         kernels.mkdir()
         (kernels / "triton").symlink_to(cache / "triton")
@@ -70,10 +70,10 @@ def main() -> None:
         ways = {
             "tritonsync": in_process(place),
             "floor": floor(place),
-            "s5cmd cp": s5cmd(place),
-            "rclone copy": rclone(place),
+            "s5cmd cp": program("s5cmd", place),
+            "rclone copy": program("rclone", place),
             "fsspec get": fsspec_get(place),
-            "aws s3 cp": aws(place),
+            "aws s3 cp": program("aws", place),
             "pull (command)": command(place),
         }
         times = measure({name: way for name, way in ways.items() if way is not None}, given.rounds, Path(scratch))
@@ -126,6 +126,7 @@ def in_process(place: Place) -> Way:
 def floor(place: Place) -> Way:
     """`floor`: one listing, one GET, unfold, write."""
     client = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, **place.options)
+    client.connect()
     root = place.url.removeprefix("s3://") + "/bundles/workload"
 
     def way(target: Path) -> None:
@@ -149,36 +150,17 @@ def floor(place: Place) -> Way:
 def fsspec_get(place: Place) -> Way:
     """`fsspec get`: what a line of Python does."""
     client = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, **place.options)
+    client.connect()
     source = place.url.removeprefix("s3://") + "/kernels/"
     return lambda target: client.get(source, f"{target}/", recursive=True)
 
 
-def s5cmd(place: Place) -> Way | None:
-    """`s5cmd cp`."""
-    return program(
-        "s5cmd", lambda target: ["--endpoint-url", place.endpoint, "cp", f"{place.url}/kernels/*", f"{target}/"], place
-    )
-
-
-def aws(place: Place) -> Way | None:
-    """`aws s3 cp`, where the machine has it."""
-    arguments = [
-        "--endpoint-url",
-        place.endpoint,
-        "s3",
-        "cp",
-        "--recursive",
-        "--only-show-errors",
-        f"{place.url}/kernels/",
-    ]
-    return program("aws", lambda target: [*arguments, f"{target}/"], place)
-
-
-def rclone(place: Place) -> Way | None:
-    """`rclone copy`."""
-    remote = f":s3,provider=Other,env_auth,endpoint='{place.endpoint}':{place.url.removeprefix('s3://')}/kernels"
-    arguments = ["--config", os.devnull, "--transfers", "32", "copy", remote]
-    return program("rclone", lambda target: [*arguments, str(target)], place)
+def fsspec_put(place: Place, source: Path) -> Callable[[], object]:
+    """`fsspec put`: the way back."""
+    client = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, **place.options)
+    client.connect()
+    target = place.url.removeprefix("s3://") + "/kernels/"
+    return lambda: client.put(f"{source}/triton/0/", target, recursive=True)
 
 
 def command(place: Place) -> Way:
@@ -192,11 +174,10 @@ def command(place: Place) -> Way:
     return way
 
 
-def program(name: str, arguments: Callable[[Path], list[str]], place: Place) -> Way | None:
+def program(name: str, place: Place) -> Way | None:
     """Run another program, if it is here."""
-    path = Path(sysconfig.get_path("scripts")) / name
-    found = str(path) if path.exists() else shutil.which(name)
-    return None if found is None else lambda target: run([found, *arguments(target)], place)
+    found = other_programs("restore").get(name)
+    return None if found is None else lambda target: run(found.command(place, target), place)
 
 
 def run(arguments: list[str], place: Place) -> None:
@@ -210,6 +191,29 @@ def run(arguments: list[str], place: Place) -> None:
 @contextlib.contextmanager
 def slow(server: Server, latency_ms: float) -> Iterator[str]:
     """Run the proxy as a process of its own, so that it takes no time of ours, and yield its address."""
+    with slow_proxy(server, latency_ms) as proxy:
+        yield proxy.url
+
+
+class SlowProxy:
+    """The proxy in a process of its own."""
+
+    def __init__(self, url: str, process: subprocess.Popen[str]) -> None:
+        self.url = url
+        self._process = process
+
+    def requests(self) -> int:
+        """Return how many requests came since this was last asked."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+
+@contextlib.contextmanager
+def slow_proxy(server: Server, latency_ms: float) -> Iterator[SlowProxy]:
+    """Run it."""
     arguments = [
         sys.executable,
         "-m",
@@ -224,24 +228,17 @@ def slow(server: Server, latency_ms: float) -> Iterator[str]:
         endpoint = process.stdout.readline().strip()
         if not endpoint:
             sys.exit("the proxy did not start")
-        yield endpoint
+        yield SlowProxy(endpoint, process)
         process.terminate()
 
 
 def serve(endpoint: str, latency: float) -> None:
+    """Run the proxy until stdin ends; each line there is answered with the number of requests since the last one."""
     with FaultProxy(endpoint, latency=latency) as proxy:
         print(proxy.url, flush=True)
-        sys.stdin.read()
-
-
-def unpacked(cache: Path, target: Path) -> Path:
-    """Return the Inductor cache folder, taken out of its archive if it is in one."""
-    if cache.is_dir():
-        return cache
-    with tarfile.open(cache) as archive:
-        archive.extractall(target, filter="data")
-    [found] = target.rglob("fxgraph")
-    return found.parent
+        for _ in sys.stdin:
+            print(proxy.count(), flush=True)
+            proxy.clear()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from tests.servers import LIMIT, Place, upload_to_gcs
+from tests.servers import LIMIT, Place, take_engine, upload_to_gcs
 from tritonsync.errors import (
     FormatError,
     HostileNameError,
@@ -28,15 +28,27 @@ from tritonsync.errors import (
 from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT
 from tritonsync.remote.bucket import Bucket
 
-#: Places, by the name of the fixture or the kind of URL. Three honour the condition of create-only writes.
-KINDS = ("memory", "folder", "file-url", "s3_place", "rclone_place", "gcs_place")
+#: Places, by the name of the fixture or the kind of URL, and the engine where there are two. Only rclone's ignores the
+#: condition of create-only writes.
+KINDS = (
+    "memory",
+    "folder",
+    "file-url",
+    "s3_place",
+    "s3_place obstore",
+    "rclone_place",
+    "rclone_place obstore",
+    "gcs_place",
+)
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A place that is empty and that nobody else uses."""
-    if request.param.endswith("_place"):
-        found = request.getfixturevalue(request.param)
+    kind, _, engine = request.param.partition(" ")
+    if kind.endswith("_place"):
+        take_engine(engine or "s3fs", monkeypatch)
+        found = request.getfixturevalue(kind)
         assert isinstance(found, Place)
         return found
     folder = tmp_path / "bucket with space" / "prefix"
@@ -410,15 +422,19 @@ def test_a_profile_that_does_not_exist_is_named(s3_place: Place) -> None:
 def test_options_of_the_user_win(s3_place: Place) -> None:
     """Nested client options are merged, and theirs come first; our own stay where they say nothing."""
     options = {**s3_place.options, "config_kwargs": {"read_timeout": 77, "s3": {"addressing_style": "path"}}}
-    with Bucket(s3_place.url, storage_options=options) as bucket:
+    with Bucket(s3_place.url, storage_options=options, engine="s3fs") as bucket:
         assert bucket.create("a", b"x")
         config = bucket._backend().result()._filesystem.s3.meta.config
         assert (config.read_timeout, config.connect_timeout, config.s3["addressing_style"]) == (77, 3.0, "path")
         assert config.retries["total_max_attempts"] == 1
 
 
-def test_credentials_and_endpoint_come_from_the_environment(s3_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["s3fs", "obstore"])
+def test_credentials_and_endpoint_come_from_the_environment(
+    engine: str, s3_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without options the ecosystem's own variables decide."""
+    take_engine(engine, monkeypatch)
     for name, value in s3_place.environment.items():
         monkeypatch.setenv(name, value)
     with Bucket(s3_place.url) as bucket:
@@ -435,7 +451,7 @@ def test_the_gcs_emulator_variable_is_honoured(gcs_place: Place, monkeypatch: py
 
 def test_the_users_own_filesystem_is_not_shared(s3_place: Place) -> None:
     """Our settings do not reach an instance that the user's code gets from fsspec."""
-    with Bucket(s3_place.url, storage_options=s3_place.options) as bucket:
+    with Bucket(s3_place.url, storage_options=s3_place.options, engine="s3fs") as bucket:
         bucket.create("a", b"x")
         theirs = fsspec.filesystem("s3", **s3_place.options)
         assert theirs is not bucket._backend().result()._filesystem
@@ -444,8 +460,12 @@ def test_the_users_own_filesystem_is_not_shared(s3_place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_bodies_over_a_hundred_megabytes_are_create_only_too(s3_place: Place) -> None:
-    """Uploads in parts arrive whole, and do not replace either."""
+@pytest.mark.parametrize("engine", ["s3fs", "obstore"])
+def test_bodies_over_a_hundred_megabytes_are_create_only_too(
+    engine: str, s3_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They arrive whole, in parts or not, and do not replace either."""
+    take_engine(engine, monkeypatch)
     data = bytes(range(256)) * (401 * 1024)
     with Bucket(s3_place.url, storage_options=s3_place.options) as bucket:
         assert bucket.create("big", data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -11,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.faultproxy import Fault, FaultProxy, answer, drop, hang, trickle
-from tests.servers import LIMIT, Place, Server
+from tests.faultproxy import Exchange, Fault, FaultProxy, answer, drop, hang, trickle
+from tests.servers import LIMIT, Place, Server, take_engine
 from tritonsync.errors import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -28,16 +29,18 @@ from tritonsync.remote.waiting import RetryPolicy
 QUICK = RetryPolicy(pause=0.01, max_pause=0.05, deadline=20.0, connect_timeout=1.0, read_timeout=1.0)
 
 
-@pytest.fixture(params=["s3", "gs"])
-def proxy(request: pytest.FixtureRequest) -> FaultProxy:
-    found: FaultProxy = request.getfixturevalue("s3_proxy" if request.param == "s3" else "gcs_proxy")
+@pytest.fixture(params=["s3", "s3 obstore", "gs"])
+def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FaultProxy:
+    scheme, _, engine = request.param.partition(" ")
+    take_engine(engine or "s3fs", monkeypatch)
+    found: FaultProxy = request.getfixturevalue("s3_proxy" if scheme == "s3" else "gcs_proxy")
     return found
 
 
 @pytest.fixture
 def place(proxy: FaultProxy, request: pytest.FixtureRequest) -> Place:
     scheme = request.node.callspec.params["proxy"]
-    server: Server = request.getfixturevalue("moto_server" if scheme == "s3" else "fakegcs_server")
+    server: Server = request.getfixturevalue("fakegcs_server" if scheme == "gs" else "moto_server")
     return server.place(endpoint=proxy.url)
 
 
@@ -47,8 +50,11 @@ def bucket(place: Place) -> Iterator[Bucket]:
         yield opened
 
 
-@pytest.fixture
-def s3(s3_proxy: FaultProxy, moto_server: Server) -> Iterator[Bucket]:
+@pytest.fixture(params=["s3fs", "obstore"])
+def s3(
+    s3_proxy: FaultProxy, moto_server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    take_engine(request.param, monkeypatch)
     place = moto_server.place(endpoint=s3_proxy.url)
     with Bucket(place.url, storage_options=place.options, patience=QUICK) as opened:
         yield opened
@@ -60,6 +66,8 @@ def s3_error(status: int, code: str, message: str = "injected") -> Fault:
     return answer(status, body.encode(), Content_Type="application/xml")
 
 
+#: Each scheme with each of its engines.
+ENGINES = (("s3", "s3fs"), ("s3", "obstore"), ("gs", "s3fs"))
 #: Each verb, and the HTTP methods it uses.
 VERBS: Mapping[str, Callable[[Bucket], Any]] = {
     "get": lambda bucket: bucket.get("a/object", limit=LIMIT),
@@ -241,13 +249,18 @@ def test_credentials_that_were_renewed_are_read(
     assert keys == ["FIRST", "FIRST", "SECON"]
 
 
-def test_a_missing_bucket_is_told_from_a_missing_object(moto_server: Server, fakegcs_server: Server) -> None:
+@pytest.mark.parametrize("engine", ["s3fs", "obstore"])
+def test_a_missing_bucket_is_told_from_a_missing_object(
+    engine: str, moto_server: Server, fakegcs_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every verb of S3 says so; on GCS those do whose answer tells."""
+    take_engine(engine, monkeypatch)
     with Bucket("s3://no-such-bucket/p", storage_options=moto_server.at("no-such-bucket", "p").options) as bucket:
         for verb in (*VERBS.values(), *PROBES):
             with pytest.raises(BucketNotFoundError, match="no bucket 'no-such-bucket'"):
                 verb(bucket)
         assert bucket.stats.requests == 6
+    take_engine("s3fs", monkeypatch)
     with Bucket("gs://no-such-bucket/p", storage_options=fakegcs_server.at("no-such-bucket", "p").options) as bucket:
         assert bucket.get("a", limit=LIMIT) is None
         for verb in (VERBS["create"], VERBS["list"], *PROBES):
@@ -359,11 +372,12 @@ def unused_port() -> int:
         return port
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
+@pytest.mark.parametrize(("scheme", "engine"), ENGINES)
 def test_a_refused_connection_is_an_error_within_the_deadline(
-    scheme: str, moto_server: Server, fakegcs_server: Server
+    scheme: str, engine: str, moto_server: Server, fakegcs_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody listening is known at once; it is tried again, and the error says what happened, not "too late"."""
+    take_engine(engine, monkeypatch)
     server = moto_server if scheme == "s3" else fakegcs_server
     place = server.at("bucket", "p", endpoint=f"http://127.0.0.1:{unused_port()}")
     with Bucket(place.url, storage_options=place.options, patience=QUICK) as bucket:
@@ -373,9 +387,12 @@ def test_a_refused_connection_is_an_error_within_the_deadline(
         assert bucket.stats.requests == QUICK.attempts
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_a_host_that_does_not_exist_is_an_error(scheme: str, moto_server: Server, fakegcs_server: Server) -> None:
+@pytest.mark.parametrize(("scheme", "engine"), ENGINES)
+def test_a_host_that_does_not_exist_is_an_error(
+    scheme: str, engine: str, moto_server: Server, fakegcs_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`.invalid` never resolves (RFC 2606)."""
+    take_engine(engine, monkeypatch)
     server = moto_server if scheme == "s3" else fakegcs_server
     place = server.at("bucket", "p", endpoint="http://host.invalid")
     with (
@@ -418,6 +435,34 @@ class TestProbe:
         s3_proxy.fail(s3_error(403, "AccessDenied"), times=1, method="GET")
         assert s3.probe() == "read-write"
         assert s3.get(FORMAT_OBJECT, limit=LIMIT) == FORMAT_CONTENT
+
+
+def slow_line(pause: float) -> Fault:
+    """Take the body a bit at a time, then say that it was written."""
+
+    async def fault(exchange: Exchange) -> bool:
+        left = int(exchange.request.headers["content-length"])
+        while left:
+            left -= len(await exchange.reader.read(min(left, 1 << 18)))
+            await asyncio.sleep(pause)
+        exchange.client.write(b'HTTP/1.1 200 OK\r\nETag: "x"\r\nContent-Length: 0\r\n\r\n')
+        return True
+
+    return fault
+
+
+def test_an_upload_over_a_slow_line_is_not_silence(
+    s3_proxy: FaultProxy, moto_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """obstore counts the time that a body takes as silence, so its uploads have no read time-out but our deadline."""
+    take_engine("obstore", monkeypatch)
+    place = moto_server.place(endpoint=s3_proxy.url)
+    s3_proxy.fail(slow_line(0.03), method="PUT")
+    with Bucket(place.url, storage_options=place.options, patience=QUICK) as bucket:
+        began = time.monotonic()
+        assert bucket.create("a", b"x" * 20_000_000)
+        assert time.monotonic() - began > QUICK.read_timeout
+    assert s3_proxy.count("PUT") == 1
 
 
 def test_an_upload_that_hangs_is_tried_again(proxy: FaultProxy, place: Place) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.faultproxy import FaultProxy, hang
-from tests.servers import LIMIT, Place, Server
+from tests.servers import LIMIT, Place, Server, take_engine
 from tritonsync.errors import MissingExtraError, RemoteError
 from tritonsync.remote.bucket import Bucket
 
@@ -82,9 +82,12 @@ def test_no_credentials_are_said_to_be_missing(moto_server: Server, tmp_path: Pa
     assert "AWS_PROFILE" in child.stdout
 
 
-@pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_a_program_ends_at_once_after_a_silent_server(scheme: str, moto_server: Server, fakegcs_server: Server) -> None:
+@pytest.mark.parametrize(("scheme", "engine"), [("s3", "s3fs"), ("s3", "obstore"), ("gs", "s3fs")])
+def test_a_program_ends_at_once_after_a_silent_server(
+    scheme: str, engine: str, moto_server: Server, fakegcs_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No thread and no exit handler of ours waits for an answer that never comes."""
+    take_engine(engine, monkeypatch)
     server = moto_server if scheme == "s3" else fakegcs_server
     with FaultProxy(server.endpoint) as proxy:
         place = server.place(endpoint=proxy.url)
@@ -115,12 +118,14 @@ def test_a_program_ends_at_once_after_a_silent_server(scheme: str, moto_server: 
     assert child.returncode == 0
 
 
-@pytest.mark.parametrize("kind", ["folder", "s3_place", "gcs_place"])
+@pytest.mark.parametrize("kind", ["folder", "s3_place", "s3_place obstore", "gcs_place"])
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")  # Python 3.12 warns of any fork with threads
 def test_a_forked_child_uses_a_bucket_that_was_in_use(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forked while sixteen threads are asking, children ask on their own; the parent goes on."""
+    kind, _, engine = kind.partition(" ")
+    take_engine(engine or "s3fs", monkeypatch)
     place = Place(str(tmp_path / "b"), {}, "", {}, "") if kind == "folder" else request.getfixturevalue(kind)
     bucket = Bucket(place.url, storage_options=place.options)
     bucket.create("shared", b"parent")

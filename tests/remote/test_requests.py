@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from tests.faultproxy import FaultProxy, answer
-from tests.servers import LIMIT, Place, Server, run_rclone, upload_to_gcs
+from tests.servers import LIMIT, Place, Server, run_rclone, take_engine, upload_to_gcs
 from tritonsync.errors import UnfitObjectError
 from tritonsync.format.layout import FORMAT_OBJECT
 from tritonsync.remote.bucket import Bucket
 
 
-@pytest.fixture(params=["s3", "gs"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    scheme: str = request.param
-    return scheme
+@pytest.fixture(params=["s3", "s3 obstore", "gs"])
+def scheme(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    scheme, _, engine = request.param.partition(" ")
+    take_engine(engine or "s3fs", monkeypatch)
+    return str(scheme)
 
 
 @pytest.fixture
@@ -81,9 +82,12 @@ def test_a_listing_hit_is_one_request(bucket: Bucket, proxy: FaultProxy) -> None
     assert proxy.count() == bucket.stats.requests - before == 3, proxy.seen()
 
 
-@pytest.mark.parametrize("kind", ["s3", "gcs"])
-def test_a_listing_goes_on_after_a_page(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "engine"), [("s3", "s3fs"), ("s3", "obstore"), ("gcs", "s3fs")])
+def test_a_listing_goes_on_after_a_page(
+    kind: str, engine: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than a thousand objects are listed whole, a request for each page."""
+    take_engine(engine, monkeypatch)
     names = [f"p/{number:04}" for number in range(1001)]
     with contextlib.ExitStack() as stack:
         if kind == "s3":
@@ -137,9 +141,14 @@ def test_a_probe_is_two_requests(bucket: Bucket, proxy: FaultProxy) -> None:
         assert proxy.count() == proxy.count(path=FORMAT_OBJECT) + proxy.count("POST") == bucket.stats.requests == number
 
 
-@pytest.mark.parametrize("server", ["rclone_server", "fakegcs_server"])
-def test_connections_are_kept(server: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("server", "engine"), [("rclone_server", "s3fs"), ("rclone_server", "obstore"), ("fakegcs_server", "s3fs")]
+)
+def test_connections_are_kept(
+    server: str, engine: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Requests one after the other share a connection, hits and misses alike."""
+    take_engine(engine, monkeypatch)
     running: Server = request.getfixturevalue(server)
     with FaultProxy(running.endpoint) as proxy:
         place = running.place(endpoint=proxy.url, bucket="bucket" if running.folder else None)

@@ -4,8 +4,10 @@
 
     app.py       the program: its commands, and what becomes of errors
     options.py   options that several commands have, and what is opened with them
+    ahead.py     the first request, sent before the rest is imported
     output.py    text, tables, progress bars, JSON
-    transfer.py (push, pull), look.py (ls, show), verify.py, run.py, keygen.py, demo.py
+    transfer.py (push, pull), look.py (ls, show), verify.py, doctor.py, retention.py (du, gc, rm),
+    stats.py, bench.py, run.py, keygen.py, demo.py
                  the commands
 
 Imports: errors, times, redaction, settings, _version, format, local, remote, store, sync, watch, demo.
@@ -20,6 +22,15 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that `sys.argv` asks for, and exit with 0 (done), 1 (failed) or 2 (wrong usage)."""
+    arguments = sys.argv[1:]
+    if arguments == ["version"]:  # as `app.version` prints it, without importing what parses arguments
+        from tritonsync._version import __version__
+
+        print(f"tritonsync {__version__}")
+        return
+    from tritonsync.cli import ahead
+
+    ahead.send(arguments)
     from tritonsync.cli.app import INTERRUPTED, app
 
     for stream in (sys.stdout, sys.stderr):

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from tritonsync._version import __version__
-from tritonsync.cli import demo, doctor, keygen, look, retention, run, stats, transfer, verify
+from tritonsync.cli import bench, demo, doctor, keygen, look, retention, run, stats, transfer, verify
 from tritonsync.cli.options import Json
 from tritonsync.cli.output import Output, complain, is_terminal
 from tritonsync.errors import TritonSyncError
@@ -68,6 +68,7 @@ for command in (
     retention.rm,
     stats.stats,
     keygen.keygen,
+    bench.bench,
 ):
     app.command()(command)
 app.command(context_settings=run.RUN_SETTINGS)(run.run)

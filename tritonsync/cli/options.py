@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tritonsync import times
+from tritonsync.cli import ahead
 from tritonsync.errors import LocalCacheError, SettingsError
 from tritonsync.settings import VARIABLES, Settings
 
@@ -120,17 +121,30 @@ class Connection:
         *,
         otherwise: str | None = None,
     ) -> None:
-        from tritonsync.remote.bucket import Bucket
-        from tritonsync.remote.waiting import RetryPolicy
-
         self.settings = Settings.from_env(url=url, storage_options=storage_options)
         found = self.settings.url or otherwise
         if found is None:
             raise typer.BadParameter(f"no bucket: give --url, or set {VARIABLES['url'][0]}")
-        # A part of the time, so that one silent answer leaves room to ask again.
-        patience = RetryPolicy(read_timeout=min(60.0, timeout / 3), deadline=timeout)
-        self.bucket: Bucket = Bucket(found, storage_options=self.settings.storage_options, patience=patience)
+        self._timeout = timeout
+        self._ahead = None if storage_options else ahead.take(self.settings, timeout)
+        self.bucket: Bucket = self.open(found) if self._ahead is None else self._ahead[0]
         context.call_on_close(self.bucket.close)
+
+    def open(self, url: str) -> Bucket:
+        """Return a bucket of these settings; the caller closes it.
+
+        Raises:
+            SettingsError: the URL is wrong.
+        """
+        from tritonsync.remote.bucket import Bucket
+        from tritonsync.remote.waiting import RetryPolicy
+
+        return Bucket(
+            url,
+            storage_options=self.settings.storage_options,
+            patience=RetryPolicy.of_command(self._timeout),
+            engine=self.settings.engine,
+        )
 
     def store(self, environment: Environment | None = None) -> Store:
         """Return the store in this bucket; what it saves says `environment`."""
@@ -185,7 +199,10 @@ class Connection:
         Raises:
             RemoteError: it cannot be read.
         """
-        self.bucket.probe(write=False)
+        if self._ahead is None:
+            self.bucket.probe(write=False)
+        else:
+            self._ahead[1].result()
 
 
 def local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path | None) -> tuple[LocalCaches, Path]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from tritonsync import times
 from tritonsync.errors import UnfitObjectError
+from tritonsync.remote.engine import Engine
 from tritonsync.remote.filesystem import build
 from tritonsync.remote.filesystem import close as close_filesystem
 from tritonsync.remote.threads import on_loop, on_thread
@@ -238,8 +239,16 @@ class Folder(Backend):
         return {name: info for name, info in found.items() if not name.rpartition("/")[2].startswith(TEMPORARY)}
 
 
-def connect(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Backend:
-    """Build the filesystem of this address; it may block."""
+def connect(address: Address, options: Mapping[str, Any], patience: RetryPolicy, engine: Engine) -> Backend:
+    """Make the client of this address; it may block."""
+    if engine.name != "obstore":
+        return _connect(address, options, patience)
+    from tritonsync.remote.obstore_backend import ObstoreBackend
+
+    return ObstoreBackend(engine, address, patience, lambda: _connect(address, options, patience))
+
+
+def _connect(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Backend:
     kind: Callable[[Any, Address], Backend] = Backend
     if address.is_s3 or address.is_gcs:
         kind = ObjectStore

@@ -43,11 +43,14 @@ from tritonsync.errors import (
 )
 from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, MAX_MARKER_BYTES, check_format
 from tritonsync.remote.backend import Backend, connect, modified
+from tritonsync.remote.engine import Engine, choose
 from tritonsync.remote.filesystem import MAX_CONNECTIONS
+from tritonsync.remote.stats import BucketStats, Counter
 from tritonsync.remote.threads import forget_after_fork, in_parallel, start_thread
 from tritonsync.remote.translate import Attempts, Failure, exists_already, is_missing, refuses_conditions
 from tritonsync.remote.url import parse_url
 from tritonsync.remote.waiting import Breaker, Deadline, RetryPolicy
+from tritonsync.settings import EngineChoice, environment, from_variable
 
 __all__ = ["Access", "Bucket", "BucketStats", "Fetched", "ObjectInfo"]
 
@@ -67,53 +70,6 @@ class ObjectInfo:
     modified: float | None
 
 
-@dataclasses.dataclass(frozen=True)
-class BucketStats:
-    """A moment's counters of one `Bucket` in one process; a forked child begins at zero.
-
-    Attributes:
-        requests: requests sent. Repetitions count, and so do answers that never came. On S3 and GCS it is the number
-            of HTTP requests, a listing being counted by its pages; only uploads in parts (100 MB and more on S3, 50 MB
-            on GCS) count as one, and requests for credentials as none.
-        bytes_down: content of the objects that were read.
-        bytes_up: content of the objects that were created.
-        objects_created: objects that did not exist before.
-    """
-
-    requests: int = 0
-    bytes_down: int = 0
-    bytes_up: int = 0
-    objects_created: int = 0
-
-
-class Counter:
-    """Adds up, from many threads."""
-
-    def __init__(self) -> None:
-        self.after_fork()
-        forget_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Begin at zero."""
-        self._lock = threading.Lock()
-        self._now = BucketStats()
-
-    @property
-    def now(self) -> BucketStats:
-        """The counters at this moment."""
-        return self._now
-
-    def add(self, *, requests: int = 0, bytes_down: int = 0, bytes_up: int = 0, objects_created: int = 0) -> None:
-        """Add to each."""
-        with self._lock:
-            self._now = BucketStats(
-                self._now.requests + requests,
-                self._now.bytes_down + bytes_down,
-                self._now.bytes_up + bytes_up,
-                self._now.objects_created + objects_created,
-            )
-
-
 class Bucket:
     """The objects below one URL.
 
@@ -126,17 +82,24 @@ class Bucket:
         url: `s3://bucket/prefix`, `gs://bucket/prefix`, a folder, or any URL that fsspec knows and can write.
         storage_options: passed to the fsspec filesystem; they win over our own timeouts.
         patience: how long and how often to try.
+        engine: which client; None: as TRITONSYNC_ENGINE says. See `engine.py`.
 
     Raises:
-        SettingsError: the URL cannot be used.
+        SettingsError: the URL cannot be used, or the variable holds no engine.
     """
 
     def __init__(
-        self, url: str, *, storage_options: Mapping[str, Any] | None = None, patience: RetryPolicy | None = None
+        self,
+        url: str,
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+        patience: RetryPolicy | None = None,
+        engine: EngineChoice | None = None,
     ) -> None:
         self._address = parse_url(url)
         self._options = dict(storage_options or {})
         self._policy = patience or RetryPolicy()
+        self._wanted: EngineChoice = engine or from_variable("engine") or "auto"
         self._breaker = Breaker(self._policy.breaker_failures, self._policy.breaker_pause)
         self._counter = Counter()
         # By process id. A parent's entry stays in a forked child: collecting it there would close the parent's
@@ -157,6 +120,15 @@ class Bucket:
     def url(self) -> str:
         """The URL in one spelling, without a slash at the end."""
         return self._address.show("")
+
+    @property
+    def engine(self) -> Engine:
+        """The client that this process would take now, and why.
+
+        Raises:
+            MissingExtraError, SettingsError: there is none for these settings.
+        """
+        return choose(self._address, self._options, self._wanted, environment())
 
     @property
     def stats(self) -> BucketStats:
@@ -388,7 +360,7 @@ class Bucket:
         with self._lock:
             building = self._backends.get(pid)
             if building is None or (building.done() and building.exception() is not None):
-                building = start_thread(lambda: connect(self._address, self._options, self._policy))
+                building = start_thread(lambda: connect(self._address, self._options, self._policy, self.engine))
                 self._backends[pid] = building
         return building
 

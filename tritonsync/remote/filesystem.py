@@ -13,9 +13,6 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
-from fsspec.config import apply_config
-
 from tritonsync import times
 from tritonsync.errors import MissingExtraError, SettingsError
 from tritonsync.remote.threads import on_loop
@@ -34,6 +31,8 @@ def filesystem_class(address: Address) -> Any:  # noqa: ANN401 - fsspec has no t
     Raises:
         MissingExtraError: its package is not installed.
     """
+    import fsspec  # not at the top: obstore does without
+
     try:
         found = fsspec.get_filesystem_class(address.protocol)
     except ImportError as exc:
@@ -53,6 +52,8 @@ def build(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -
         MissingExtraError: its package is not installed.
         SettingsError: it does not take these options.
     """
+    from fsspec.config import apply_config
+
     kind = filesystem_class(address)
     ours: dict[str, Any] = {"skip_instance_cache": True}
     if address.is_s3 or address.is_gcs:

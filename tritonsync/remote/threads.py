@@ -12,7 +12,6 @@ program that may upload something starts some of them while it can (`prepare_for
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import queue
@@ -21,9 +20,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from fsspec.asyn import get_loop
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = [
     "DaemonThreads",
@@ -131,9 +131,17 @@ Progress = Callable[[int, int], None]
 _RESERVE = 8
 
 
-def prepare_for_end() -> None:
-    """Start the threads that the last uploads need: ours, that of fsspec's event loop, and one that finds hosts."""
+def prepare_for_end(*, loops: bool = True) -> None:
+    """Start the threads that the last uploads need.
+
+    Args:
+        loops: those of fsspec's event loop too: its own, and one that finds hosts.
+    """
     daemon_threads.reserve(_RESERVE)
+    if not loops:
+        return
+    from fsspec.asyn import get_loop
+
     loop = get_loop()
 
     async def find_nothing() -> None:
@@ -149,6 +157,8 @@ def on_loop(loop: asyncio.AbstractEventLoop, call: Coroutine[Any, Any, T], timeo
     Raises:
         concurrent.futures.TimeoutError: it has not ended in time.
     """
+    import asyncio  # not at the top: it takes as long to import as the rest of this room
+
     future = asyncio.run_coroutine_threadsafe(call, loop)
     try:
         return future.result(timeout)

@@ -6,7 +6,6 @@ by the HTTP status they carry, and by module and name where there is none. Check
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import errno
@@ -30,7 +29,7 @@ __all__ = ["Attempts", "Failure", "exists_already", "is_missing", "is_past_the_e
 
 log = logging.getLogger(__name__)
 
-_TIMEOUTS = (TimeoutError, asyncio.TimeoutError, concurrent.futures.TimeoutError)
+_TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
 
 #: botocore and google-auth errors that say: nobody told us who we are. Found by name, anywhere among the base classes.
 _NO_IDENTITY = frozenset(

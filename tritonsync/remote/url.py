@@ -13,8 +13,6 @@ import dataclasses
 import re
 from pathlib import Path
 
-import fsspec
-
 from tritonsync.errors import HostileNameError, SettingsError
 from tritonsync.format.layout import check_name
 from tritonsync.redaction import redact
@@ -137,6 +135,10 @@ def parse_url(url: str) -> Address:
 
 
 def _is_known(protocol: str) -> bool:
+    if protocol in _S3 | _GCS | _FOLDER:
+        return True
+    import fsspec  # not at the top: it takes longer to import than the rest of this room
+
     # The second are those that the program itself has registered.
     return protocol in fsspec.available_protocols() or protocol in fsspec.registry
 

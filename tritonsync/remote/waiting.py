@@ -74,6 +74,12 @@ class RetryPolicy:
     breaker_failures: int = 5
     breaker_pause: float = times.BREAKER_PAUSE_S
 
+    @classmethod
+    def of_command(cls, timeout: float) -> RetryPolicy:
+        """Return the policy of a command, which may take so long for each call: it is asked to get something done."""
+        # A part of the time, so that one silent answer leaves room to ask again.
+        return cls(read_timeout=min(60.0, timeout / 3), deadline=timeout)
+
     def seconds(self, timeout: float | None, upload: int = 0) -> float:
         """Return the seconds that one call has, given the caller's own limit, if any, and the bytes to be sent."""
         return self.deadline + upload / self.upload_rate if timeout is None else timeout

@@ -124,7 +124,9 @@ class Connection:
     def _connect(self) -> Store:
         if self._settings.url is None:
             raise SettingsError("there is no bucket; set TRITONSYNC_URL", variable="TRITONSYNC_URL")
-        bucket = Bucket(self._settings.url, storage_options=self._settings.storage_options)
+        bucket = Bucket(
+            self._settings.url, storage_options=self._settings.storage_options, engine=self._settings.engine
+        )
         return Store(bucket, signer=signer_of(self._settings), trust=trust_of(self._settings))
 
 

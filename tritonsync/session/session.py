@@ -31,6 +31,7 @@ from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import FORMAT_OBJECT, MAX_MARKER_BYTES
 from tritonsync.format.manifest import Manifest
 from tritonsync.remote.bucket import BucketStats
+from tritonsync.remote.engine import needs_loop
 from tritonsync.remote.threads import prepare_for_end, start_thread
 from tritonsync.remote.waiting import Budget
 from tritonsync.session.context import Connection, Context, Host, plain_host
@@ -80,7 +81,7 @@ class Session:
         self._graph_caches_known = threading.Event()
         self._last: Manifest | None = None
         if settings.may_write and not is_helper:
-            prepare_for_end()
+            prepare_for_end(loops=needs_loop(settings))
         self._counters = Counters()
         self._waits = Waits(settings.budget_s, self._counters)
         self._end = Budget(settings.flush_s)
