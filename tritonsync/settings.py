@@ -46,6 +46,7 @@ class Settings:
         inductor_dir: where torch was told to keep Inductor's cache; None: its default.
         triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
+        precompile: keep what Dynamo makes of functions too, and start without tracing them.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
     """
 
@@ -65,6 +66,7 @@ class Settings:
     inductor_dir: str | None = None
     triton_dir: str | None = None
     cpu_capability: str | None = None
+    precompile: bool = False
     report_dir: str | None = None
 
     @property
@@ -173,5 +175,6 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "inductor_dir": ("TORCHINDUCTOR_CACHE_DIR", _text),
     "triton_dir": ("TRITON_CACHE_DIR", _text),
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
+    "precompile": ("TRITONSYNC_PRECOMPILE", _switch),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
 }

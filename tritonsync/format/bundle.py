@@ -25,7 +25,7 @@ KINDS = ("fx_graph", "aot_autograd", "pgo", "dynamo", "triton", "workload")
 #: Kinds whose values are graphs: pickles that may hold Triton bundles.
 GRAPHS = ("fx_graph", "aot_autograd")
 #: Kinds whose value changes from run to run: their variants are times, and the newest counts.
-CHANGING = ("pgo", "workload")
+CHANGING = ("pgo", "dynamo", "workload")
 DEFAULT_VARIANT = "default"
 
 

@@ -93,6 +93,11 @@ class Outgoing:
         with self._lock:
             self._newest[kind, key] = data
 
+    def enqueue_late(self, work: Callable[[], None]) -> None:
+        """Queue work that is complete only when the first calls after a compile are over."""
+        if self._writes:
+            self._queue.submit(work, rank=BELONGINGS, delay=times.AUTOTUNED_AFTER_S)
+
     def note_graph(self, kind: str, key: str) -> None:
         """Note that a graph was used, whose autotune results may come."""
         with self._lock:
@@ -114,6 +119,8 @@ class Outgoing:
                 self._queue.submit(self._autotune, rank=BELONGINGS)
             for (kind, key), data in newest.items():
                 self._queue.submit(functools.partial(self._publish_newest, kind, key, data), rank=BELONGINGS)
+            # `last` tells of what was published before.
+            self._queue.flush(end - time.monotonic(), up_to=BELONGINGS)
             for work in last:
                 self._queue.submit(functools.partial(self._finish, work), rank=BELONGINGS)
         self._queue.flush(end - time.monotonic())

@@ -21,7 +21,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.plain_kernels import PlainKernels
+from tritonsync.session.precompiled import Precompiled
 from tritonsync.session.process import at_end, at_sigterm
 from tritonsync.session.waits import Waits
 from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
@@ -84,6 +85,7 @@ class Session:
         self._outgoing = Outgoing(context, self._incoming, self._record)
         self._lookups = GraphLookups(context, self._incoming, self._outgoing, self._record)
         self._plain_kernels = PlainKernels(context, self._record)
+        self._precompiled = Precompiled(context, self._record)
 
     # ---- the program ------------------------------------------------------------------------------------------------
 
@@ -159,6 +161,15 @@ class Session:
             self._record.note(kind, key, loaded.manifest.variant)
         return found
 
+    def precompiled(self, key: str) -> Iterator[bytes]:
+        """Yield what Dynamo made of a function in earlier runs, best first; trouble of any kind is a miss."""
+        return self._precompiled.look_up(key)
+
+    def note_precompiled(self, key: str, data: bytes) -> None:
+        """Note that the program uses this, so that it is kept on this host."""
+        self._counters.add(hits=1)
+        self._precompiled.keep(key, data)
+
     def fetch_kernel(self, key: str, variant: str, base: Path) -> bool:
         """Bring a plain kernel into the folder `<base>/<key>`; return whether it is there now."""
         left = self._waits.budget
@@ -191,6 +202,17 @@ class Session:
         if not self.is_off and self.settings.may_write:
             self._watch_for_sigterm()
             self._outgoing.enqueue_newest(kind, key, data)
+
+    def enqueue_precompiled(self, key: str, make: Callable[[], bytes | None]) -> None:
+        """Publish what Dynamo makes of a function, once its first calls are over.
+
+        Args:
+            key: of the function.
+            make: called on another thread; returns the content, or None where there is nothing to be published.
+        """
+        if not self.is_off and self.settings.may_write:
+            self._watch_for_sigterm()
+            self._outgoing.enqueue_late(lambda: self._precompiled.publish(key, make))
 
     def enqueue_kernel(
         self, key: str, variant: str, folder: Path, make: Callable[[], Bundle | None], *, is_compiled: bool
@@ -272,6 +294,7 @@ class Session:
         """Fetch what the last run used, on the same thread."""
         last = self._last
         self._plain_kernels.begin(last)
+        self._precompiled.begin(last)
         try:
             entries = entries_of(last)
             if entries:
