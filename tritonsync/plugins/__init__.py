@@ -3,5 +3,5 @@
 What they call never raises: it catches, says it once, and lets the program compile. A plugin uses the verbs of the
 session and may not use its parts, or the bucket.
 
-Imports: errors, messages, settings, format, local, session, sync, watch.
+Imports: errors, messages, settings, times, format, local, session, sync, watch.
 """
