@@ -148,3 +148,19 @@ def test_versions_stand_for_what_comes_with_them() -> None:
     assert not is_versioned("torchvision.models")
     assert not is_versioned("transformers")
     assert not is_versioned(None)
+
+
+def test_kernels_written_in_triton_are_told_by_their_source_and_choices() -> None:
+    """Triton's own key of a kernel counts, and the configurations and functions that choose its parameters."""
+    triton = pytest.importorskip("triton")
+    from tests.gpu.handwritten import scale
+
+    def tuned(block: int) -> Any:
+        return triton.autotune(configs=[triton.Config({"BLOCK": block})], key=["count"])(scale)
+
+    def chosen(block: int) -> Any:
+        return triton.heuristics({"BLOCK": lambda _: block})(scale)
+
+    assert len({digest_of(each) for each in (scale, tuned(64), tuned(128), chosen(64), chosen(128))}) == 5
+    assert digest_of(tuned(64)) == digest_of(tuned(64))
+    assert digest_of(chosen(64)) == digest_of(chosen(64))
