@@ -14,7 +14,7 @@ MODULES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorte
 
 #: Where packages of others may be imported.
 FOREIGN: dict[str, tuple[str, ...]] = {
-    "torch": ("plugins/inductor.py",),
+    "torch": ("plugins/inductor.py", "plugins/precompile"),
     "triton": ("plugins/triton.py", "demo/kernels.py"),
     "fsspec": ("remote/",),
     "obstore": ("remote/",),

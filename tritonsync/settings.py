@@ -64,6 +64,7 @@ class Settings:
         cpu_capability: what the user lowers torch's vector instruction set to; None: not at all.
         metrics: the file that each process adds its counters to at its end: `.prom`, or JSON lines; None: none.
         backend_autoload: whether `import torch` loads plugins by itself.
+        precompile: keep what Dynamo makes of functions too, and start without tracing them.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
         rank: what the launcher of a distributed job (torchrun and others) calls this process; None: there is none.
         world_size: how many processes it has started.
@@ -89,6 +90,7 @@ class Settings:
     cpu_capability: str | None = None
     metrics: str | None = None
     backend_autoload: bool = True
+    precompile: bool = False
     report_dir: str | None = None
     rank: int | None = None
     world_size: int | None = None
@@ -242,6 +244,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "cpu_capability": ("ATEN_CPU_CAPABILITY", _text),
     "metrics": ("TRITONSYNC_METRICS", _text),
     "backend_autoload": ("TORCH_DEVICE_BACKEND_AUTOLOAD", _torch_switch),
+    "precompile": ("TRITONSYNC_PRECOMPILE", _switch),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
     "rank": ("RANK", _count),
     "world_size": ("WORLD_SIZE", _count),

@@ -66,8 +66,27 @@ def vit(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
     return inference(model, x, options), "inference"
 
 
+def resnet_inference(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
+    """Inference of ResNet-50, batch 32."""
+    if options.tiny:
+        model: Any = tiny_model(56).to(options.device)
+        return inference(model, torch.randn(8, 56, device=options.device), options), "inference"
+    import timm
+
+    model = timm.create_model("resnet50", num_classes=1000)
+    model = model.to(options.device, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    x = torch.randn(32, 3, 224, 224, device=options.device, dtype=torch.bfloat16)
+    return inference(model, x.to(memory_format=torch.channels_last), options), "inference"
+
+
+def llama_of_eight(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
+    """Inference of a Llama of eight layers with random weights, 128 tokens."""
+    options.layers = 8
+    return llama(options)
+
+
 def llama(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
-    """Inference of a Llama of four layers with random weights, 128 tokens."""
+    """Inference of a Llama of `options.layers` layers with random weights, 128 tokens."""
     if options.tiny:
         model: Any = tiny_model(40).to(options.device)
         return inference(model, torch.randn(8, 40, device=options.device), options), "inference"
@@ -76,7 +95,7 @@ def llama(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]
     config = LlamaConfig(
         hidden_size=1024,
         intermediate_size=2816,
-        num_hidden_layers=4,
+        num_hidden_layers=options.layers,
         num_attention_heads=16,
         num_key_value_heads=8,
         vocab_size=32000,
@@ -148,6 +167,38 @@ def inference(model: Any, x: torch.Tensor, options: argparse.Namespace, **how: A
     return call
 
 
+def shapes(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
+    """A model that is compiled for one number of rows, then for any: two variants."""
+    width = 32 if options.tiny else 1024
+    model: Any = tiny_model(width)
+    if not options.tiny:
+        model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.GELU(), torch.nn.LayerNorm(width))
+    model = model.to(options.device).eval()
+    forward = compiled(model, options)
+
+    def call() -> torch.Tensor:
+        with torch.no_grad():
+            found = [
+                forward(torch.linspace(-1, 1, rows * width, device=options.device).reshape(rows, width)).norm()
+                for rows in (16, 24, 40)
+            ]
+        return torch.stack(found)
+
+    return call, "rows 16, 24, 40"
+
+
+def handwritten(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
+    """A model that calls a Triton kernel written by hand between two layers."""
+    width = 64 if options.tiny else 1024
+    model: Any = tiny_model(width).to(options.device).eval()
+    x = torch.randn(32, width, device=options.device)
+    if options.device == "cpu":
+        return inference(model, x, options), "inference"
+    from tests.gpu.handwritten import Scaled
+
+    return inference(torch.nn.Sequential(model, Scaled(3.0), torch.nn.GELU()), x, options), "inference"
+
+
 def dynamic_small(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
     """The first variant of `dynamic`."""
     options.rows = [50]
@@ -168,6 +219,10 @@ WORKLOADS: dict[str, Callable[[argparse.Namespace], tuple[Callable[[], torch.Ten
     "dynamic-small": dynamic_small,
     "dynamic-large": dynamic_large,
     "max-autotune": maxauto,
+    "resnet-inference": resnet_inference,
+    "llama-8": llama_of_eight,
+    "shapes": shapes,
+    "handwritten": handwritten,
 }
 
 
@@ -210,7 +265,7 @@ def main() -> None:
     options = parser.parse_args()
     begun = time.perf_counter()
     torch.manual_seed(0)
-    options.eager = False
+    options.eager, options.layers = False, 4
     call, what = WORKLOADS[options.name](options)
     # The device's first kernel costs a context that nobody can cache.
     torch.ones(1, device=options.device).add_(1)

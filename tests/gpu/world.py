@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,13 @@ class World:
         prefix: str | None = None,
         watched: bool = False,
         user: int | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Run one worker, and return what it printed; with `watched`, also `warm` and `reasons` of `tritonsync run`."""
+        """Run one worker, and return what it printed.
+
+        With `watched`, also `warm`, `reasons`, `counts` and `precompiled` of `tritonsync run`; `variables` are added to
+        its environment.
+        """
         command = [
             sys.executable,
             str(self.program / WORKLOADS),
@@ -106,7 +111,7 @@ class World:
         ]
         if self.tiny:
             command.append("--tiny")
-        environ = self.environ(cache, prefix)
+        environ = self.environ(cache, prefix) | dict(variables or {})
         report = cache.parent / f"{cache.name}.report.json"
         if watched:
             report.unlink(missing_ok=True)
@@ -148,7 +153,7 @@ class World:
         result["said"] = [line for line in err.splitlines() if "tritonsync" in line][-3:]
         if watched and report.exists():
             seen = json.loads(report.read_text())
-            result |= {"warm": seen["warm"], "reasons": seen["reasons"], "counts": seen["counts"]}
+            result |= {name: seen[name] for name in ("warm", "reasons", "counts", "precompiled")}
         return result
 
 

@@ -30,6 +30,9 @@ def run(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write what was seen as JSON.", show_default=False)
     ] = None,
+    precompile: Annotated[
+        bool, typer.Option("--precompile", help="Keep what Dynamo makes of functions too; see TRITONSYNC_PRECOMPILE.")
+    ] = False,
 ) -> None:
     """Run a program with tritonsync, and see what it compiles.
 
@@ -42,7 +45,7 @@ def run(
 
     if report is not None and not report.parent.is_dir():
         raise SettingsError(f"--report {report}: there is no folder {report.parent}")
-    watched = watch(command, Settings.from_env())
+    watched = watch(command, Settings.from_env(), precompile=precompile)
     if report is not None:
         document = {**dataclasses.asdict(watched), "warm": watched.is_warm, "reasons": list(watched.reasons())}
         report.write_text(json.dumps(redacted(document), indent=2) + "\n", encoding="utf-8")

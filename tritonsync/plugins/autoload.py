@@ -7,6 +7,7 @@ contact with the bucket on a daemon thread. An exception here would make `import
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.abc
@@ -40,6 +41,10 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "torch._inductor.runtime.compile_tasks": ("tritonsync.plugins.inductor:patch_compile_tasks",),
     "torch._inductor.runtime.triton_heuristics": ("tritonsync.plugins.inductor:patch_heuristics",),
     "torch._dynamo.pgo": ("tritonsync.plugins.inductor:patch_pgo",),
+    "torch._dynamo.eval_frame": ("tritonsync.plugins.precompile:patch_eval_frame",),
+    "torch._dynamo.guards": ("tritonsync.plugins.precompile:patch_guards",),
+    "torch._dynamo.output_graph": ("tritonsync.plugins.precompile:patch_output_graph",),
+    "torch._dynamo.package": ("tritonsync.plugins.precompile:patch_package",),
     "triton.runtime.cache": ("tritonsync.plugins.triton:install",),
 }
 #: The same for runs that are watched (`tritonsync run`).
@@ -56,7 +61,12 @@ _HELPERS = (
     ("torch", "_inductor", "__autotune_main__.py"),
 )
 #: Plugins that can be taken out again.
-_PLUGINS = ("tritonsync.plugins.inductor", "tritonsync.plugins.triton", "tritonsync.watch.observer")
+_PLUGINS = (
+    "tritonsync.plugins.precompile",
+    "tritonsync.plugins.inductor",
+    "tritonsync.plugins.triton",
+    "tritonsync.watch.observer",
+)
 
 
 def activate() -> None:
@@ -78,18 +88,21 @@ def activate() -> None:
             log.warning("stays off\n%s", traceback_of(exc))
 
 
-def install(settings: Settings | None = None) -> None:
+def install(settings: Settings | None = None, *, precompile: bool | None = None) -> None:
     """Plug tritonsync into torch.compile in this process; what the entry point does by itself where a URL is set.
 
     Does nothing where the settings turn tritonsync off. Installing again changes the settings.
 
     Args:
         settings: None: taken from the environment.
+        precompile: as in the settings; None: as they say.
 
     Raises:
         SettingsError: a variable cannot be understood.
     """
     settings = settings or Settings.from_env()
+    if precompile is not None:
+        settings = dataclasses.replace(settings, precompile=precompile)
     uninstall()
     if settings.is_active or settings.report_dir is not None:
         _activate(settings)

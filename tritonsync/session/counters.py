@@ -86,22 +86,22 @@ class Counters:
 
 def summary(counts: Counts, *, bytes_down: int, bytes_up: int) -> str:
     """Return the line that is said at exit, without its speaker and a line end."""
-    parts = [f"{counts.hits} hits"]
+    parts = [_amount(counts.hits, "hit")]
     if counts.local_hits:
-        parts.append(f"{counts.local_hits} local hits")
+        parts.append(_amount(counts.local_hits, "local hit"))
     parts += [
-        f"{counts.misses} misses",
-        f"{counts.kernels_fetched} kernels fetched",
+        _amount(counts.misses, "miss", "misses"),
+        f"{_amount(counts.kernels_fetched, 'kernel')} fetched",
         f"{counts.kernels_compiled} compiled",
         f"{_size(bytes_down)} down",
         f"{_size(bytes_up)} up",
     ]
     if counts.published:
-        parts.append(f"{counts.published} bundles published")
+        parts.append(f"{_amount(counts.published, 'bundle')} published")
     if counts.conflicts:
-        parts.append(f"{counts.conflicts} kernels in conflict")
+        parts.append(f"{_amount(counts.conflicts, 'kernel')} in conflict")
     if counts.dropped:
-        parts.append(f"{counts.dropped} uploads dropped")
+        parts.append(f"{_amount(counts.dropped, 'upload')} dropped")
     times = [f"waited {counts.waited_s:.2f} s"]
     if counts.saved_s >= 1:
         times.append(f"saved about {_roughly(counts.saved_s)} s of compilation")
@@ -112,6 +112,10 @@ def summary(counts: Counts, *, bytes_down: int, bytes_up: int) -> str:
 def _roughly(seconds: float) -> str:
     """Return seconds to one or two digits: they were measured on another host, however busy that was."""
     return f"{float(f'{seconds:.2g}'):.0f}"
+
+
+def _amount(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def _size(count: int) -> str:

@@ -108,6 +108,11 @@ class Outgoing:
         with self._lock:
             self._newest[kind, key] = data
 
+    def enqueue_late(self, work: Callable[[], None]) -> None:
+        """Queue work that is complete only when the first calls after a compile are over."""
+        if self._writes:
+            self._queue.submit(work, rank=BELONGINGS, delay=times.AUTOTUNED_AFTER_S)
+
     def note_autotuned(self, folder: str, name: str) -> None:
         """Note that this process has saved an autotune result."""
         with self._lock:
@@ -124,6 +129,8 @@ class Outgoing:
                 self._queue.submit(self._autotune, rank=BELONGINGS)
             for (kind, key), data in newest.items():
                 self._queue.submit(functools.partial(self._publish_newest, kind, key, data), rank=BELONGINGS)
+            # `last` tells of what was published before.
+            self._queue.flush(end - time.monotonic(), up_to=BELONGINGS)
             for work in last:
                 self._queue.submit(functools.partial(self._finish, work), rank=BELONGINGS)
         self._queue.flush(end - time.monotonic())

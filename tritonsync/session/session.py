@@ -15,14 +15,12 @@ said once per cause.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -35,22 +33,21 @@ from tritonsync.remote.engine import needs_loop
 from tritonsync.remote.threads import prepare_for_end, start_thread
 from tritonsync.remote.waiting import Budget
 from tritonsync.session.context import Connection, Context, Host, plain_host
-from tritonsync.session.counters import Counters, Counts, summary
+from tritonsync.session.counters import Counters, Counts
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
+from tritonsync.session.notices import say_counts, say_who_is_trusted
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.plain_kernels import PlainKernels
+from tritonsync.session.precompiled import Precompiled
 from tritonsync.session.process import at_end
 from tritonsync.session.sigterm import at_sigterm
 from tritonsync.session.waits import Waits
 from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
 from tritonsync.settings import Settings
 from tritonsync.store import Store
-from tritonsync.store.keys import notice_of_trust
 from tritonsync.store.reader import Found
 from tritonsync.sync.caches import sweep
-from tritonsync.watch.metrics import feed_meters, measured, write_metrics
-from tritonsync.watch.report import Reporter
 
 __all__ = ["Found", "GraphLookup", "Host", "Session", "Value", "current", "set_host", "start", "stop"]
 
@@ -93,6 +90,7 @@ class Session:
         self._outgoing = Outgoing(context, self._incoming, self._record)
         self._lookups = GraphLookups(context, self._incoming, self._record)
         self._plain_kernels = PlainKernels(context, self._record)
+        self._precompiled = Precompiled(context, self._record)
 
     # ---- the program ------------------------------------------------------------------------------------------------
 
@@ -170,6 +168,15 @@ class Session:
             self._record.note(kind, key, loaded.manifest.variant)
         return found
 
+    def precompiled(self, key: str) -> Iterator[bytes]:
+        """Yield what Dynamo made of a function in earlier runs, best first; trouble of any kind is a miss."""
+        return self._precompiled.look_up(key)
+
+    def note_precompiled(self, key: str, data: bytes) -> None:
+        """Note that the program uses this, so that it is kept on this host."""
+        self._counters.add(hits=1)
+        self._precompiled.keep(key, data)
+
     def fetch_kernel(self, key: str, variant: str, base: Path) -> bool:
         """Bring a plain kernel into the folder `<base>/<key>`; return whether it is there now."""
         left = self._waits.budget
@@ -206,6 +213,17 @@ class Session:
         if not self.is_off and self.settings.may_write:
             self._watch_for_sigterm()
             self._outgoing.enqueue_newest(kind, key, data)
+
+    def enqueue_precompiled(self, key: str, make: Callable[[], bytes | None]) -> None:
+        """Publish what Dynamo makes of a function, once its first calls are over.
+
+        Args:
+            key: of the function.
+            make: called on another thread; returns the content, or None where there is nothing to be published.
+        """
+        if not self.is_off and self.settings.may_write:
+            self._watch_for_sigterm()
+            self._outgoing.enqueue_late(lambda: self._precompiled.publish(key, make))
 
     def enqueue_kernel(
         self, key: str, variant: str, folder: Path, make: Callable[[], Bundle | None], *, is_compiled: bool
@@ -264,31 +282,12 @@ class Session:
             inductor = str(self.host.caches().inductor)
             self._record.publish(store, inductor, times.UPLOAD_S, self._plain_kernels.collect)
 
-    def say_who_is_trusted(self) -> None:
-        """Say once a job, unless there are keys to trust, who can run code in it."""
-        quiet = self.settings.quiet or self._is_helper or self.settings.rank not in (None, 0)
-        if not quiet and multiprocessing.parent_process() is None and (notice := notice_of_trust(self.settings)):
-            _print(notice)
-
     def _say(self) -> None:
-        stats = self.stats
-        counted = {**dataclasses.asdict(self.counts), **dataclasses.asdict(stats)}
-        if not self._is_helper and not self.counts.is_idle:
-            self._export(measured(counted))
-        if self.settings.report_dir is not None:
-            Reporter(self.settings.report_dir).say("counts", counts=counted)
-        # One line a job: the first rank speaks for all, and what the others counted is in the metrics.
-        if self.settings.quiet or self._is_helper or self.counts.is_idle or self.settings.rank not in (None, 0):
-            return
-        _print(summary(self.counts, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up))
-
-    def _export(self, values: dict[str, float]) -> None:
-        try:
-            feed_meters(self._record.name or "", values)
-            if self.settings.metrics is not None:
-                write_metrics(self.settings.metrics, self._record.name or "", values)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the program ends well
-            log.warning("what this process counted is not exported: %s", exc)
+        if self._is_helper:
+            quiet = dataclasses.replace(self.settings, metrics=None, quiet=True)
+            say_counts(quiet, None, self.counts, self.stats)
+        else:
+            say_counts(self.settings, self._record.name, self.counts, self.stats)
 
     # ---- in the background ------------------------------------------------------------------------------------------
 
@@ -305,6 +304,7 @@ class Session:
         """Fetch what the last run used, on the same thread."""
         last = self._last
         self._plain_kernels.begin(last)
+        self._precompiled.begin(last)
         try:
             entries = entries_of(last)
             if entries:
@@ -323,12 +323,6 @@ class Session:
     def _watch_for_sigterm(self) -> None:
         if not self._handles_sigterm and self.settings.may_write:
             self._handles_sigterm = at_sigterm(self.stop)
-
-
-def _print(line: str) -> None:
-    with contextlib.suppress(Exception):  # a closed or broken stderr is no reason to fail
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
 
 
 _lock = threading.RLock()
@@ -373,8 +367,8 @@ def current() -> Session | None:
             _sessions.clear()
             _sessions[pid] = Session(_settings, _shared_host, is_helper=_helper)
             at_end(_sessions[pid].flush, _sessions[pid].stop)
-            if pid == _started_in:
-                _sessions[pid].say_who_is_trusted()
+            if pid == _started_in and not _helper:
+                say_who_is_trusted(_settings)
         return _sessions[pid]
 
 

@@ -16,6 +16,7 @@ from tritonsync.watch.report import Reporter
 
 __all__ = [
     "kernel_compiled",
+    "precompiled",
     "remove",
     "start",
     "watch_autotuner",
@@ -102,6 +103,11 @@ def watch_knobs(knobs: Any) -> None:  # noqa: ANN401
 def kernel_compiled(name: str, kernel_hash: str) -> None:
     """Note a kernel that Triton compiled; `kernel_hash` in hex."""
     _say("kernel", name=name, hash=kernel_hash)
+
+
+def precompiled(name: str, outcome: str, reason: str = "") -> None:
+    """Note what became of a function under precompile: `restored`, `used`, `refused`, `left out` or `published`."""
+    _say("precompile", name=name, outcome=outcome, reason=reason)
 
 
 def _before(owner: Any, name: str, event: Callable[..., tuple[str, dict[str, str]]]) -> None:  # noqa: ANN401

@@ -9,6 +9,7 @@ library only: it is imported during `import torch`.
     {"event":"graph", "name":"<FX graph key>"}                             Inductor compiled a graph
     {"event":"kernel", "name":"<name>", "hash":"<64 hex digits>"}          Triton compiled a kernel
     {"event":"benchmark", "name":"<name>"}                                 configurations of a kernel were timed
+    {"event":"precompile", "name":"<function>", "outcome":"used", "reason":""}   what became of a function there
     {"event":"blind", "name":"<module>"}                                   something could not be watched
     {"event":"counts", "counts":{...}}                                     counters of the session, at its end
 """

@@ -35,6 +35,9 @@ class Watched:
         kernels: names and hashes of the kernels that Triton compiled.
         benchmarked: names of the kernels that were timed.
         unwatched: modules that could not be watched.
+        precompiled: functions under precompile: each with its `name`, its `outcome`, and the `reason` for it. The
+            outcomes: `used`, a result of an earlier run; `restored and not used`; `refused`, which was another
+            function's or another program's; `left out` and `incomplete`, which is not published; `published`.
         counts: counters of all sessions, added up.
     """
 
@@ -44,6 +47,7 @@ class Watched:
     kernels: tuple[str, ...]
     benchmarked: tuple[str, ...]
     unwatched: tuple[str, ...]
+    precompiled: tuple[dict[str, str], ...]
     counts: dict[str, float]
 
     @property
@@ -61,10 +65,11 @@ class Watched:
         yield from (f"kernel {name} was benchmarked" for name in self.benchmarked)
 
 
-def watch(command: Sequence[str], settings: Settings) -> Watched:
+def watch(command: Sequence[str], settings: Settings, *, precompile: bool = False) -> Watched:
     """Run a program with the plugin on, and see what it compiles, in all of its processes.
 
-    The program has our standard streams. Signals are passed on to it.
+    The program has our standard streams. Signals are passed on to it. With `precompile`, it runs with what Dynamo made
+    of its functions as well.
 
     Raises:
         SettingsError: the settings turn tritonsync off.
@@ -78,6 +83,8 @@ def watch(command: Sequence[str], settings: Settings) -> Watched:
         # torch loads the plugin by its own mechanism, which can be turned off; without torch, Triton does.
         by_default = {"TRITON_CACHE_MANAGER": "tritonsync.plugins.triton:TritonSyncCacheManager"}
         added = {"TRITONSYNC_URL": settings.url, "TRITONSYNC_REPORT_DIR": folder, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
+        if precompile:
+            added[VARIABLES["precompile"][0]] = "1"
         try:
             process = subprocess.Popen(list(command), env={**by_default, **os.environ, **added})  # noqa: S603 - the user's own command
         except OSError as exc:
@@ -106,8 +113,22 @@ def _summary(exit_code: int, reports: list[list[dict[str, Any]]]) -> Watched:
         kernels=tuple(dict.fromkeys(kernels)),
         benchmarked=named("benchmark"),
         unwatched=named("blind"),
+        precompiled=tuple(_precompiled(events)),
         counts=counts,
     )
+
+
+def _precompiled(events: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yield what became of each function; one that was restored and then used was used."""
+    told = [event for event in events if event.get("event") == "precompile"]
+    used = {event.get("name") for event in told if event.get("outcome") == "used"}
+    for event in told:
+        name, outcome = str(event.get("name")), str(event.get("outcome"))
+        if outcome == "restored":
+            if name in used:
+                continue
+            outcome = "restored and not used"
+        yield {"name": name, "outcome": outcome, "reason": str(event.get("reason", ""))}
 
 
 @contextlib.contextmanager
