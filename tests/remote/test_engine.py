@@ -139,7 +139,7 @@ def test_the_role_of_an_instance_is_used_on_an_instance(home: Path, monkeypatch:
     assert chosen("s3://bucket/prefix", {**REGION, "AWS_EC2_METADATA_DISABLED": "true"}).name == "s3fs"
     assert chosen("gs://bucket/prefix", {}).name == "gcsfs"
     monkeypatch.setattr(engine, "read_file", lambda path: "Google Compute Engine\n")
-    assert chosen("gs://bucket/prefix", {}, wanted="obstore").reason == "service account of the machine"
+    assert chosen("gs://bucket/prefix", {}, wanted="obstore").name == "obstore"
     assert chosen("s3://bucket/prefix", REGION).name == "s3fs"
 
 

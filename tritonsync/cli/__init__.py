@@ -29,13 +29,19 @@ def main() -> None:
         print(f"tritonsync {__version__}")
         return
     from tritonsync.cli import ahead
-
-    ahead.send(arguments)
-    from tritonsync.cli.app import INTERRUPTED, app
+    from tritonsync.cli.output import warnings_as_lines
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a workload may have any name, and a terminal any encoding
+    with warnings_as_lines():
+        ahead.send(arguments)
+        _run()
+
+
+def _run() -> None:
+    from tritonsync.cli.app import INTERRUPTED, app
+
     try:
         app()
     except SystemExit as exc:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -14,7 +10,7 @@ from typer.core import TyperGroup
 from tritonsync._version import __version__
 from tritonsync.cli import bench, demo, doctor, keygen, look, retention, run, stats, transfer, verify
 from tritonsync.cli.options import Json
-from tritonsync.cli.output import Output, complain, is_terminal
+from tritonsync.cli.output import Output, complain, warnings_as_lines
 from tritonsync.errors import TritonSyncError
 
 __all__ = ["INTERRUPTED", "app"]
@@ -27,7 +23,7 @@ class _Commands(TyperGroup):
     """Ends a command that failed with one line on stderr, and without a traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer brings its own copy of click
-        with _warnings_as_lines():
+        with warnings_as_lines():
             try:
                 return super().invoke(ctx)
             except TritonSyncError as exc:
@@ -78,25 +74,3 @@ app.command(context_settings=run.RUN_SETTINGS)(run.run)
 def version(as_json: Json = False) -> None:
     """Print the version."""
     Output(as_json).result({"version": __version__}, f"tritonsync {__version__}")
-
-
-class _Lines(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
-
-
-@contextlib.contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Send warnings of our own loggers to stderr, one line each; and to a person, why the bucket is asked again."""
-    logger, remote, handler = logging.getLogger("tritonsync"), logging.getLogger("tritonsync.remote"), _Lines()
-    propagate, level = logger.propagate, remote.level
-    logger.addHandler(handler)
-    logger.propagate = False
-    if is_terminal(sys.stderr):
-        remote.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        remote.setLevel(level)
-        logger.propagate = propagate
-        logger.removeHandler(handler)

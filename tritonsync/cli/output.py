@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from tritonsync.redaction import redact, redacted
 if TYPE_CHECKING:
     from tritonsync.remote.threads import Progress
 
-__all__ = ["Output", "age", "amount", "complain", "is_terminal", "size"]
+__all__ = ["Output", "age", "amount", "complain", "is_terminal", "size", "warnings_as_lines"]
 
 
 def complain(text: str) -> None:
@@ -127,3 +128,28 @@ def age(seconds: float) -> str:
         if seconds >= factor:
             return f"{seconds / factor:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
+@contextlib.contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Send warnings of our own loggers to stderr, one line each; and to a person, why the bucket is asked again."""
+    logger, remote, handler = logging.getLogger("tritonsync"), logging.getLogger("tritonsync.remote"), _Lines()
+    if any(isinstance(other, _Lines) for other in logger.handlers):
+        yield  # inside another block
+        return
+    propagate, level = logger.propagate, remote.level
+    logger.addHandler(handler)
+    logger.propagate = False
+    if is_terminal(sys.stderr):
+        remote.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        remote.setLevel(level)
+        logger.propagate = propagate
+        logger.removeHandler(handler)
