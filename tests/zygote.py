@@ -49,8 +49,9 @@ def serve(path: str) -> None:
     load()
     by_import = {name: text for name, text in os.environ.items() if at_import.get(name) != text}
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.bind(path)
+        server.bind(f"{path}.new")
         server.listen(64)
+        os.rename(f"{path}.new", path)  # noqa: PTH104 - who sees the path may connect
         waiting: set[int] = set()
         while server in select.select([server, sys.stdin], [], [])[0]:
             connection, _ = server.accept()

@@ -193,7 +193,7 @@ _TARGETS = {
     "Session.enqueue_newest": "tritonsync.session.session",
     "GraphLookup.more": "tritonsync.session.lookup",
     "GraphLookup.taken": "tritonsync.session.lookup",
-    "GraphLookup._fetch_graphs_of": "tritonsync.session.lookup",
+    "GraphLookup._fetch": "tritonsync.session.lookup",
     "GraphLookups.begin": "tritonsync.session.lookup",
     "GraphLookups.note_offered": "tritonsync.session.lookup",
     "Incoming.names": "tritonsync.session.incoming",

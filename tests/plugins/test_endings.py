@@ -74,7 +74,7 @@ def test_a_program_that_asked_for_nothing_publishes_at_exit(
     place = by_name(moto_server)
     done = run_program(worker, place, tmp_path, PUBLISH_AND_LEAVE + threads)
     assert done.returncode == 0, done.stderr
-    assert "1 bundles published" in done.stderr
+    assert "1 bundle published" in done.stderr
     with RawBucket(place.url, place.options) as raw:
         assert (
             len(raw.names("^bundles/triton/K/.*/pack.tar.zst$")) == len(raw.names("^bundles/triton/K/.*/manifest")) == 1
@@ -122,7 +122,7 @@ time.sleep(60)
 """
     done = run_program(worker, tmp_path / "bucket", tmp_path, PUBLISH_AND_LEAVE + held)
     assert done.returncode == -signal.SIGTERM
-    assert "1 bundles published" in done.stderr
+    assert "1 bundle published" in done.stderr
 
 
 #: The main thread waits in C for what never comes, and does not come back for a signal either: a lock of its own.
@@ -156,7 +156,7 @@ def test_sigterm_does_not_wait_for_a_main_thread_that_hangs(worker: Worker, tmp_
         finally:
             process.kill()
     assert process.returncode == -signal.SIGTERM
-    assert "1 bundles published" in err
+    assert "1 bundle published" in err
 
 
 def test_a_programs_own_wakeup_descriptor_stays(worker: Worker, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ time.sleep(60)
             worker, tmp_path / f"{first}", tmp_path, program.format(first=first, publish=PUBLISH_AND_LEAVE)
         )
         assert (done.returncode, done.stdout) == (-signal.SIGTERM, "True\nTrue\n"), done.stderr
-        assert "1 bundles published" in done.stderr
+        assert "1 bundle published" in done.stderr
 
 
 def test_a_signal_to_a_child_is_none_to_its_parent(worker: Worker, tmp_path: Path) -> None:

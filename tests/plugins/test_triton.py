@@ -39,7 +39,7 @@ def test_many_kernels_are_hits(
     plain_worker: PlainWorker, triton_path: Path | None, moto_server: Server, proxy: FaultProxy, tmp_path: Path
 ) -> None:
     """A second worker with an empty cache elsewhere compiles nothing, and its launching thread asks for nothing."""
-    worker = PlainWorker(tmp_path, plain_worker.site, PROGRAM, triton_path)
+    worker = PlainWorker(tmp_path, plain_worker.site, PROGRAM, triton=triton_path)
     place = moto_server.place(endpoint=proxy.url)
     first = worker.run("compile_kernels", MANY, bucket=place)
     assert len({kernel["hash"] for kernel in first.out["kernels"]}) == MANY
@@ -179,7 +179,7 @@ def test_damaged_folders_are_repaired(
     plain_worker: PlainWorker, triton_path: Path | None, tmp_path: Path, settled: bool
 ) -> None:
     """Whatever is left of a kernel here: it is fetched again, or compiled where it may be another process's work."""
-    worker = PlainWorker(tmp_path, plain_worker.site, PROGRAM, triton_path)
+    worker = PlainWorker(tmp_path, plain_worker.site, PROGRAM, triton=triton_path)
     bucket, cache, count = tmp_path / "bucket", tmp_path / "cache", len(DAMAGES)
     first = worker.run("compile_kernels", count, bucket=bucket, cache=cache)
     folders = sorted(folder for folder in cache.iterdir() if len(folder.name) == 52)

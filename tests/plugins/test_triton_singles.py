@@ -26,7 +26,7 @@ VARIANT = f"{SUFFIX.lstrip('.')}-{platform.machine()}"
 @pytest.fixture
 def worker(plain_worker: PlainWorker, triton_path: Path | None, tmp_path: Path) -> PlainWorker:
     """Starts programs with each version of Triton."""
-    return PlainWorker(tmp_path, plain_worker.site, PROGRAM, triton_path)
+    return PlainWorker(tmp_path, plain_worker.site, PROGRAM, triton=triton_path)
 
 
 def test_helper_modules_need_no_compiler(worker: PlainWorker, tmp_path: Path) -> None:

@@ -54,7 +54,10 @@ class GraphCaches:
                     _taken(lookup, candidate[1], None)
                     raise
             while lookup is not None and not lookup.is_done:
-                for value in _more(lookup):
+                values = _more(lookup)
+                if values is None:
+                    break  # it failed, and nothing says that it would not again
+                for value in values:
                     opened = _open(lookup, value)
                     if opened is None:
                         continue
@@ -100,8 +103,8 @@ def _begin(cache: str, key: str) -> GraphLookup | None:
     return None if now is None or kind is None else now.look_up(kind, key)
 
 
-@edge(())
-def _more(lookup: GraphLookup) -> tuple[Value, ...]:
+@edge(None)
+def _more(lookup: GraphLookup) -> tuple[Value, ...] | None:
     return lookup.more()
 
 

@@ -62,7 +62,7 @@ def notice_of_trust(settings: Settings) -> str | None:
     if address.is_folder and _is_private(address.url):
         return None
     return (
-        "tritonsync: whoever can write to the bucket can run code in this program, because "
+        "whoever can write to the bucket can run code in this program, because "
         f"{VARIABLES['trusted_keys'][0]} names no keys; `tritonsync keygen` makes some"
     )
 
