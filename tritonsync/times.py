@@ -15,6 +15,8 @@ CONNECT_S = 3.0
 READ_S = 10.0
 #: For one call with all its repetitions, when the caller names no other limit.
 CALL_S = 60.0
+#: One attempt to read or list gets half of the time that is left, and at least so long.
+READ_ATTEMPT_S = 15.0
 #: For one attempt to create an object; large bodies get more, at `UPLOAD_BYTES_PER_S`.
 UPLOAD_ATTEMPT_S = 15.0
 #: Bytes per second (no time, but it makes one) that an upload may count on.

@@ -26,7 +26,10 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
     """Mount a file system in memory, which only root may do."""
     folder.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         pytest.skip(f"this user may not mount a file system: {done.stderr.strip()}")

@@ -353,6 +353,17 @@ def test_a_trickling_server_ends_at_the_deadline(place: Place, proxy: FaultProxy
         assert time.monotonic() - began < 5
 
 
+def test_a_trickling_answer_is_asked_for_again(place: Place, proxy: FaultProxy) -> None:
+    """One attempt does not use up the whole time: the next answer is whole."""
+    patience = RetryPolicy(read_attempt=0.5, pause=0.01, deadline=6)
+    with Bucket(place.url, storage_options=place.options, patience=patience) as bucket:
+        bucket.create("a", b"x" * 10_000)
+        proxy.fail(trickle(0.05), method="GET")
+        assert bucket.get("a", limit=LIMIT) == b"x" * 10_000
+        proxy.fail(trickle(0.05), method="GET")
+        assert list(bucket.list("")) == ["a"]
+
+
 def test_get_many_ends_at_the_deadline(place: Place, proxy: FaultProxy) -> None:
     """A hundred silent objects take no longer than one; those that were not begun say so."""
     with Bucket(place.url, storage_options=place.options) as bucket:

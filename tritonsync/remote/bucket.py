@@ -152,7 +152,7 @@ class Bucket:
 
         def attempt(backend: Backend, left: float) -> bytes | None:
             try:
-                return backend.read(name, limit + 1, left)
+                return backend.read(name, limit + 1, self._policy.part(left))
             except FileNotFoundError as exc:
                 if is_missing(exc, self._address):
                     return None
@@ -226,7 +226,7 @@ class Bucket:
         """
 
         def attempt(backend: Backend, left: float) -> dict[str, Mapping[str, Any]]:
-            found = backend.find(prefix, left)
+            found = backend.find(prefix, self._policy.part(left))
             self._counter.add(requests=backend.pages(len(found)) - 1)
             return found
 

@@ -16,11 +16,14 @@ import contextlib
 import os
 import queue
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from tritonsync import times
 
 if TYPE_CHECKING:
     import asyncio
@@ -195,8 +198,8 @@ def start_thread(call: Callable[[], T]) -> Future[T]:
 def in_parallel(call: Callable[[K], T], items: Iterable[K], width: int, progress: Progress | None = None) -> dict[K, T]:
     """Call for each item, on at most `width` daemon threads, and return the results by item, in the order of the items.
 
-    The first error that `call` lets through is raised, without waiting for what is in flight; items not begun yet are
-    dropped.
+    The first error that `call` lets through is raised; items not begun yet are dropped, and what is in flight gets a
+    moment (`times.CLOSE_S`) to end or clean up: the error may end the process.
 
     Args:
         call: does the work of one item.
@@ -210,6 +213,7 @@ def in_parallel(call: Callable[[K], T], items: Iterable[K], width: int, progress
     if count == 1 and progress is None:
         return {item: call(item) for item in wanted}
     ended: queue.SimpleQueue[tuple[K, Future[T]]] = queue.SimpleQueue()
+    begun: list[K] = []
 
     def work() -> None:
         while True:
@@ -217,6 +221,7 @@ def in_parallel(call: Callable[[K], T], items: Iterable[K], width: int, progress
                 item = todo.popleft()
             except IndexError:
                 return
+            begun.append(item)
             future: Future[T] = Future()
             try:
                 future.set_result(call(item))
@@ -235,5 +240,9 @@ def in_parallel(call: Callable[[K], T], items: Iterable[K], width: int, progress
                 progress(len(results), count)
     except BaseException:
         todo.clear()
+        end = time.monotonic() + times.CLOSE_S
+        with contextlib.suppress(queue.Empty):
+            for _ in range(len(begun) - len(results) - 1):
+                ended.get(timeout=max(end - time.monotonic(), 0.0))
         raise
     return {item: results[item] for item in wanted}

@@ -55,6 +55,7 @@ class RetryPolicy:
         connect_timeout: for a connection, where the client lets us say so.
         read_timeout: without a single byte, where the client lets us say so.
         deadline: for one call with all its repetitions, when the caller names no other.
+        read_attempt: for one attempt to read or list, at least; see `part`.
         upload_attempt: for one attempt to create an object; large bodies get more here too.
         upload_rate: bytes per second that an upload may count on: large bodies get that much more time.
         pause: the longest first pause before a repetition; it doubles each time, and each is drawn at random below it.
@@ -67,6 +68,7 @@ class RetryPolicy:
     connect_timeout: float = times.CONNECT_S
     read_timeout: float = times.READ_S
     deadline: float = times.CALL_S
+    read_attempt: float = times.READ_ATTEMPT_S
     upload_attempt: float = times.UPLOAD_ATTEMPT_S
     upload_rate: float = times.UPLOAD_BYTES_PER_S
     pause: float = times.PAUSE_S
@@ -83,6 +85,10 @@ class RetryPolicy:
     def seconds(self, timeout: float | None, upload: int = 0) -> float:
         """Return the seconds that one call has, given the caller's own limit, if any, and the bytes to be sent."""
         return self.deadline + upload / self.upload_rate if timeout is None else timeout
+
+    def part(self, left: float) -> float:
+        """Return the seconds of one attempt to read or list: an answer that trickles leaves room to ask again."""
+        return min(left, max(left / 2, self.read_attempt))
 
     def repeat(
         self,
