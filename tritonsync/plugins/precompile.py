@@ -31,6 +31,7 @@ from tritonsync.plugins.precompile_process import (
     Function,
     careful,
     functions,
+    hash_triton_ahead,
     is_on,
     is_ours,
     own_number,
@@ -73,6 +74,7 @@ def patch_eval_frame(eval_frame: Any) -> None:  # noqa: ANN401
 
     patches.replace(eval_frame._TorchDynamoContext, "__call__", ("self", "fn"), make)  # noqa: SLF001
     switch_on()
+    hash_triton_ahead()
 
 
 @edge(None)

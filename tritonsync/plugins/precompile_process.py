@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import importlib
 import itertools
 import logging
 import os
 import random
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable
@@ -18,6 +21,7 @@ from tritonsync.messages import warn_once
 from tritonsync.plugins.digests import UnknownObjectError
 from tritonsync.plugins.edge import Patches, UnknownProgramError
 from tritonsync.session import session
+from tritonsync.session.process import no_fork
 from tritonsync.watch import observer
 
 __all__ = [
@@ -25,6 +29,7 @@ __all__ = [
     "careful",
     "config",
     "functions",
+    "hash_triton_ahead",
     "is_on",
     "is_ours",
     "own_number",
@@ -131,6 +136,24 @@ def switch_on() -> None:
     now = session.current()
     if now is not None and now.settings.precompile and not config().caching_precompile:
         config().caching_precompile = _switched_on = True
+
+
+def hash_triton_ahead() -> None:
+    """Have Triton hash itself while the program prepares its model: the first kernel that is loaded waits for that.
+
+    `triton_key` of triton/runtime/cache.py (3.6 to 3.9) reads libtriton.so, hundreds of MB, and keeps the result. It is
+    a third of the first call of a function that is restored; hashlib lets go of the GIL meanwhile.
+    """
+    version = sys.modules["torch"].version
+    if is_on() and (version.cuda or version.hip):
+        threading.Thread(target=_hash_triton, name="tritonsync-triton-key", daemon=True).start()
+
+
+def _hash_triton() -> None:
+    with contextlib.suppress(Exception):  # Triton is not there, or another: whoever needs it says so
+        with no_fork():
+            cache = importlib.import_module("triton.runtime.cache")
+        cache.triton_key()
 
 
 def is_ours() -> bool:
