@@ -166,3 +166,34 @@ def test_children_publish_and_are_served(first: Run, second: Run) -> None:
     assert first.traced("children", "fork") == [1]
     for method in ("fork", "spawn"):
         assert second.traced("children", method) == [0]
+
+
+def test_triton_hashes_itself_ahead(fresh_worker: Worker, tmp_path: Path) -> None:
+    """On a thread, once, where PyTorch is built for GPUs; a program of another PyTorch is left alone."""
+    program = tmp_path / "program.py"
+    program.write_text(AHEAD)
+    worker = dataclasses.replace(fresh_worker, program=program)
+    done = worker.run(bucket=tmp_path / "bucket", TRITONSYNC_PRECOMPILE="1", TRITONSYNC_STRICT="1")
+    assert done.out == {"without_gpu": [], "with_gpu": ["tritonsync-triton-key"], "hashed": 1}
+
+
+AHEAD = """
+import json, threading
+import torch, torch._dynamo
+from tritonsync.plugins.precompile_process import hash_triton_ahead
+
+def names():
+    return [thread.name for thread in threading.enumerate() if thread.name == "tritonsync-triton-key"]
+
+hash_triton_ahead()
+out = {"without_gpu": names()}
+torch.version.cuda = "13.0"
+hash_triton_ahead()
+out["with_gpu"] = names()
+for thread in threading.enumerate():
+    if thread.name in names():
+        thread.join()
+import triton.runtime.cache
+out["hashed"] = triton.runtime.cache.triton_key.cache_info().currsize
+print(json.dumps(out))
+"""
