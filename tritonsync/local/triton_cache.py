@@ -1,4 +1,4 @@
-"""Triton's cache folder: kernels found, collected, written, repaired, and leftovers swept.
+"""Triton's cache folder: kernels found and collected, and leftovers swept; `emit.py` writes and repairs them.
 
 ::
 
