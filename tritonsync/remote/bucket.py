@@ -35,6 +35,7 @@ from typing import Any, Literal, TypeVar
 
 from tritonsync.errors import (
     AccessDeniedError,
+    FormatError,
     HostileNameError,
     RemoteError,
     RemoteOffError,
@@ -274,7 +275,7 @@ class Bucket:
         denied: AccessDeniedError | None = None
         try:
             # First, so that a server that ignores conditions never loses the marker of a newer format.
-            check_format(self._marker(deadline), self._address.show(FORMAT_OBJECT))
+            self._check_format(deadline)
             if not write:
                 # On GCS a listing is what tells a missing bucket from a missing object.
                 self.list(f"{FORMAT_OBJECT}/", timeout=deadline.left)
@@ -293,8 +294,16 @@ class Bucket:
         if denied is not None:
             if not created:
                 raise denied
-            check_format(self._marker(deadline), self._address.show(FORMAT_OBJECT))
+            self._check_format(deadline)
         return "read-write"
+
+    def _check_format(self, deadline: Deadline) -> None:
+        shown = self._address.show(FORMAT_OBJECT)
+        try:
+            check_format(self._marker(deadline), shown)
+        except FormatError:
+            # What may have changed on its way is asked for once more before a command fails for it.
+            check_format(self._marker(deadline), shown)
 
     def _marker(self, deadline: Deadline) -> bytes | None:
         try:
