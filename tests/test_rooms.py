@@ -61,6 +61,17 @@ def imports(path: Path) -> Iterator[str]:
             yield from [f"{node.module}.{alias.name}" for alias in node.names] if is_package else [node.module]
 
 
+def test_no_files_import_each_other() -> None:
+    """Not by a detour either, nor inside a function; `__init__` loads its names when they are used."""
+    names = {".".join(("tritonsync", *path.with_suffix("").parts)): path for path in MODULES}
+    needs = {name: {used for used in imports(path) if used in names} for name, path in names.items()}
+    built: set[str] = set()
+    while built != needs.keys():
+        free = {name for name, used in needs.items() if name not in built and used <= built}
+        assert free, f"a circle among {sorted(needs.keys() - built)}"
+        built |= free
+
+
 def test_imports_go_one_way() -> None:
     """Each file imports only from the rooms that its own names, and no room is above itself."""
     stated = rooms()

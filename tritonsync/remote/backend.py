@@ -13,21 +13,18 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tritonsync import times
 from tritonsync.errors import UnfitObjectError
-from tritonsync.remote.engine import Engine
-from tritonsync.remote.filesystem import build
 from tritonsync.remote.filesystem import close as close_filesystem
 from tritonsync.remote.threads import on_loop, on_thread
 from tritonsync.remote.translate import is_past_the_end
 from tritonsync.remote.url import Address
-from tritonsync.remote.waiting import RetryPolicy
 
-__all__ = ["TEMPORARY", "Backend", "connect", "create_file", "modified", "read_file"]
+__all__ = ["TEMPORARY", "Backend", "Folder", "ObjectStore", "create_file", "modified", "read_file"]
 
 #: How names of files begin that are not objects yet.
 TEMPORARY = ".tritonsync-"
@@ -211,10 +208,12 @@ class ObjectStore(Backend):
             filesystem.max_concurrency = 1
 
     def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:
+        """See `Backend`."""
         mode = "create" if exclusive else "overwrite"
         self._call("pipe_file", self._path(name), data, mode=mode, timeout=timeout, **self._upload)
 
     def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
+        """See `Backend`."""
         # Asked from the bucket's root with a prefix: one request on S3, two for an empty answer on GCS. A plain
         # `find(folder)` that finds nothing also asks whether the folder is an object, and lists again.
         whole = self._address.prefix + prefix
@@ -222,6 +221,7 @@ class ObjectStore(Backend):
         return self._relative(found)
 
     def pages(self, count: int) -> int:
+        """See `Backend`."""
         return 2 if count == 0 and self._address.is_gcs else super().pages(count)
 
 
@@ -229,32 +229,17 @@ class Folder(Backend):
     """A folder of this host."""
 
     def read(self, name: str, count: int, timeout: float) -> bytes:
+        """See `Backend`."""
         return on_thread(functools.partial(read_file, self._path(name), count), timeout)
 
     def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:  # noqa: ARG002
+        """See `Backend`."""
         on_thread(functools.partial(create_file, Path(self._path(name)), data), timeout)
 
     def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
+        """See `Backend`."""
         found = super().find(prefix, timeout)
         return {name: info for name, info in found.items() if not name.rpartition("/")[2].startswith(TEMPORARY)}
-
-
-def connect(address: Address, options: Mapping[str, Any], patience: RetryPolicy, engine: Engine) -> Backend:
-    """Make the client of this address; it may block."""
-    if engine.name != "obstore":
-        return _connect(address, options, patience)
-    from tritonsync.remote.obstore_backend import ObstoreBackend
-
-    return ObstoreBackend(engine, address, patience, lambda: _connect(address, options, patience))
-
-
-def _connect(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Backend:
-    kind: Callable[[Any, Address], Backend] = Backend
-    if address.is_s3 or address.is_gcs:
-        kind = ObjectStore
-    elif address.is_folder:
-        kind = Folder
-    return kind(build(address, options, patience), address)
 
 
 def modified(info: Mapping[str, Any]) -> float | None:

@@ -43,7 +43,8 @@ from tritonsync.errors import (
     UnfitObjectError,
 )
 from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, MAX_MARKER_BYTES, check_format
-from tritonsync.remote.backend import Backend, connect, modified
+from tritonsync.remote.backend import Backend, modified
+from tritonsync.remote.connect import connect
 from tritonsync.remote.engine import Engine, choose
 from tritonsync.remote.filesystem import MAX_CONNECTIONS
 from tritonsync.remote.stats import BucketStats, Counter
