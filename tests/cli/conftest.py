@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
+from tests.faultproxy import FaultProxy
 from tests.raw import RawBucket
+from tests.servers import Place, Server
 from tritonsync.cli.app import app
 
 FOREIGN = ("AWS_", "TRITONSYNC_", "TORCHINDUCTOR_", "TRITON_")
@@ -89,3 +91,12 @@ def vit(run: Run, folder: RawBucket, h200_vit: Path) -> RawBucket:
     """A bucket that holds a real cache as workload `vit`."""
     assert run("push", "--url", folder.url, "--workload", "vit", "--inductor-dir", h200_vit).code == 0
     return folder
+
+
+@pytest.fixture
+def place(moto_server: Server, s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A bucket seen through the proxy, with its credentials in the environment."""
+    found = moto_server.place(endpoint=s3_proxy.url)
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    return found

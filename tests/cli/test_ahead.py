@@ -10,7 +10,7 @@ import pytest
 from tests.cli.conftest import Run
 from tests.faultproxy import FaultProxy, answer
 from tests.raw import RawBucket
-from tests.servers import Place, Server
+from tests.servers import Place
 from tritonsync import times
 from tritonsync.cli import ahead
 from tritonsync.format.layout import FORMAT_OBJECT
@@ -18,14 +18,6 @@ from tritonsync.settings import Settings
 
 #: Shows which of these a program has imported when it ends.
 HEAVY = "import atexit, sys; atexit.register(lambda: print([n for n in ('typer', 'fsspec') if n in sys.modules]))"
-
-
-@pytest.fixture
-def place(moto_server: Server, s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Place:
-    found = moto_server.place(endpoint=s3_proxy.url)
-    for name, value in found.environment.items():
-        monkeypatch.setenv(name, value)
-    return found
 
 
 @pytest.mark.parametrize("spelled", [["--url", "{}"], ["--url={}"], ["--url", "s3://other", "--url", "{}"]])

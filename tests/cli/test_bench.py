@@ -10,18 +10,9 @@ import pytest
 from tests.cli.conftest import Run
 from tests.faultproxy import FaultProxy, answer
 from tests.raw import RawBucket
-from tests.servers import Place, Server, take_engine
+from tests.servers import Place, take_engine
 from tritonsync.remote.engine import Engine
 from tritonsync.sync.speed import KERNELS, Speed, _advice
-
-
-@pytest.fixture
-def place(moto_server: Server, s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A bucket seen through the proxy, with its credentials in the environment."""
-    found = moto_server.place(endpoint=s3_proxy.url)
-    for name, value in found.environment.items():
-        monkeypatch.setenv(name, value)
-    return found
 
 
 def test_a_bucket_is_measured_and_left_as_it_was(run: Run, raw: RawBucket) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from enum import Enum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +25,11 @@ from tritonsync.cli.options import (
 from tritonsync.cli.output import Output, amount, complain, size
 from tritonsync.errors import LocalCacheError
 from tritonsync.settings import VARIABLES
+
+if TYPE_CHECKING:
+    from tritonsync.sync.caches import LocalCaches
+    from tritonsync.sync.pull import Pulled
+    from tritonsync.sync.push import Pushed
 
 __all__ = ["pull", "push"]
 
@@ -63,23 +69,29 @@ def push(
     connection.ask_to_write()
     with output.progress(f"pushing {name}", "bundles") as progress:
         pushed = push_caches(store, caches, kernels, name, progress=progress)
-    seconds = round(time.perf_counter() - started, 3)
-    requests = connection.bucket.stats.requests
+    facts = _facts(connection, name, caches, kernels, pushed, time.perf_counter() - started)
     output.result(
-        {
-            "url": connection.bucket.url,
-            "workload": name,
-            "inductor_dir": str(caches.inductor),
-            "triton_dir": str(kernels),
-            **dataclasses.asdict(pushed),
-            "requests": requests,
-            "seconds": seconds,
-        },
+        facts,
         f"pushed {name} to {connection.bucket.url}: {amount(pushed.kernels, 'kernel')} ({pushed.kernels_new} new), "
         f"{amount(pushed.bundles, 'bundle')} ({pushed.bundles_new} new), {size(pushed.bytes_uploaded)} in "
-        f"{amount(pushed.objects_created, 'object')}, {amount(requests, 'request')}, {seconds:.1f} s\n"
-        f"from {caches.inductor} and {kernels}",
+        f"{amount(pushed.objects_created, 'object')}, {amount(facts['requests'], 'request')}, "
+        f"{facts['seconds']:.1f} s\nfrom {caches.inductor} and {kernels}",
     )
+
+
+def _facts(
+    connection: Connection, workload: str, caches: LocalCaches, kernels: Path, counted: Pushed | Pulled, seconds: float
+) -> dict[str, Any]:
+    """Return what both commands say with --json."""
+    return {
+        "url": connection.bucket.url,
+        "workload": workload,
+        "inductor_dir": str(caches.inductor),
+        "triton_dir": str(kernels),
+        **dataclasses.asdict(counted),
+        "requests": connection.bucket.stats.requests,
+        "seconds": round(seconds, 3),
+    }
 
 
 #: Keys named in a warning about bundles that could not be had.
@@ -130,21 +142,12 @@ def pull(
     connection.ask_to_read()
     with output.progress(f"pulling {name}", "bundles") as progress:
         pulled = pull_workload(store, caches, name, files=wanted, progress=progress)
-    seconds = round(time.perf_counter() - started, 3)
-    requests = connection.bucket.stats.requests
+    facts = _facts(connection, name, caches, kernels, pulled, time.perf_counter() - started)
     output.result(
-        {
-            "url": connection.bucket.url,
-            "workload": name,
-            "inductor_dir": str(caches.inductor),
-            "triton_dir": str(kernels),
-            **dataclasses.asdict(pulled),
-            "requests": requests,
-            "seconds": seconds,
-        },
+        facts,
         f"pulled {name} from {connection.bucket.url}: {amount(pulled.kernels, 'kernel')} ({pulled.kernels_emitted} "
         f"written, {pulled.kernels_present} present), {amount(pulled.bundles, 'bundle')}, "
-        f"{size(pulled.bytes_downloaded)}, {amount(requests, 'request')}, {seconds:.1f} s\n"
+        f"{size(pulled.bytes_downloaded)}, {amount(facts['requests'], 'request')}, {facts['seconds']:.1f} s\n"
         f"into {caches.inductor} and {kernels}",
     )
     if pulled.conflicts:
