@@ -92,8 +92,8 @@ def gc(
     """Remove what nobody needs any more.
 
     That is: lists of workloads beyond --keep-last, what no kept list names and is older than --older-than, objects of
-    writers that were killed, and kernel folders of no bundle. Safe beside programs that read and write. Needs the right
-    to delete.
+    writers that were killed, and kernel folders of no bundle. Programs may run beside it: at worst one compiles again
+    what was taken away. Needs the right to delete.
     """
     from tritonsync.store.retention import Policy
 

@@ -7,7 +7,9 @@ stays, whatever names it: a writer may be about to name it, and a reader may hol
 Sweep. Of each bundle the manifest goes first, so that no reader finds half of it. Then the lists are read again: where
 one has come meanwhile that names the bundle, its manifest is put back, and nothing was lost; else the rest of its
 objects goes. A writer looks again after it has published its list (`missing_entries`), so whichever of the two comes
-last notices the other. A sweep that is killed leaves objects of no bundle, which the next one takes.
+last notices the other. Packs and kernel folders get no second look: a writer that finds one there at the moment it goes
+leaves a bundle that cannot be loaded, which is a miss. A sweep that is killed leaves objects of no bundle, which the
+next one takes.
 """
 
 from __future__ import annotations
