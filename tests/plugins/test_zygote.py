@@ -65,7 +65,8 @@ def test_it_is_what_a_fresh_interpreter_is(worker: Worker, fresh_worker: Worker,
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_takes_the_signals(worker: Worker, portrait: Path, number: signal.Signals) -> None:
     """What ends the command ends the program, and is how the command ends."""
-    portrait.write_text("import sys\nprint('up', flush=True)\nsys.stdin.readline()")
+    # It waits for the signal alone: at the end of its input it would race with a signal on its way through the zygote.
+    portrait.write_text("import signal\nprint('up', flush=True)\nwhile True:\n    signal.pause()")
     process, reports = dataclasses.replace(worker, program=portrait).start()
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
