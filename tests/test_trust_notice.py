@@ -10,7 +10,7 @@ import pytest
 
 from tritonsync.session import session
 from tritonsync.settings import Settings
-from tritonsync.store.keys import notice_of_trust
+from tritonsync.store.trust import notice_of_trust
 
 URL = "s3://bucket/prefix"
 

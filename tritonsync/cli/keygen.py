@@ -25,7 +25,7 @@ def keygen(out: Out = Path(), as_json: Json = False) -> None:
     Writes signing-key.pem, for whoever publishes and nobody else, and trusted-key.pem, for everybody, and prints the
     two variables that name them. Nothing is ever overwritten.
     """
-    from tritonsync.store.keys import make_keys
+    from tritonsync.store.trust import make_keys
 
     folder = out.expanduser().absolute()
     if os.pathsep in str(folder):

@@ -63,7 +63,7 @@ def ls(
     from tritonsync.cli.describe import HEADERS, described, fitted, row
     from tritonsync.format.bundle import KINDS
     from tritonsync.store.catalog import Catalog
-    from tritonsync.store.keys import trust_of
+    from tritonsync.store.trust import trust_of
 
     if kind is not None and kind not in KINDS:
         raise typer.BadParameter(f"{kind!r} is no kind of bundle; these are: {', '.join(KINDS)}")
@@ -119,7 +119,7 @@ def show(
     """
     from tritonsync.cli.describe import bundle_text, document, kernel_text
     from tritonsync.store.catalog import Catalog
-    from tritonsync.store.keys import trust_of
+    from tritonsync.store.trust import trust_of
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)

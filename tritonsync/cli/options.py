@@ -150,7 +150,7 @@ class Connection:
         """Return the store in this bucket; what it saves says `environment`."""
         from tritonsync.local.cpu import host_cpu
         from tritonsync.store import Store
-        from tritonsync.store.keys import signer_of, trust_of
+        from tritonsync.store.trust import signer_of, trust_of
 
         return Store(
             self.bucket,

@@ -191,7 +191,7 @@ def du(
     What two workloads share counts for each of them, and once in the total. Kernel folders are a row of their own.
     """
     from tritonsync.store.catalog import Catalog
-    from tritonsync.store.keys import trust_of
+    from tritonsync.store.trust import trust_of
     from tritonsync.store.usage import usage
 
     output = Output(as_json)

@@ -43,7 +43,7 @@ def verify(
     object is a warning: it loads, and the next push adds it.
     """
     from tritonsync.store.catalog import Catalog
-    from tritonsync.store.keys import trust_of
+    from tritonsync.store.trust import trust_of
     from tritonsync.store.verify import verify as verify_bundles
 
     output = Output(as_json)

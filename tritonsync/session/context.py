@@ -25,7 +25,7 @@ from tritonsync.session.process import no_fork
 from tritonsync.session.waits import Waits
 from tritonsync.settings import Settings
 from tritonsync.store import Store
-from tritonsync.store.keys import signer_of, trust_of
+from tritonsync.store.trust import signer_of, trust_of
 from tritonsync.sync.caches import LocalCaches, check_caches
 from tritonsync.sync.environment import host_environment
 

@@ -15,7 +15,7 @@ from tritonsync.messages import speaker
 from tritonsync.remote.bucket import BucketStats
 from tritonsync.session.counters import Counts, summary
 from tritonsync.settings import Settings
-from tritonsync.store.keys import notice_of_trust
+from tritonsync.store.trust import notice_of_trust
 from tritonsync.watch.metrics import feed_meters, measured, write_metrics
 from tritonsync.watch.report import Reporter
 

@@ -24,7 +24,7 @@ from tritonsync.format.layout import FORMAT_OBJECT, MAX_MARKER_BYTES
 from tritonsync.local.files import check_owner
 from tritonsync.remote.bucket import Bucket
 from tritonsync.settings import VARIABLES, Settings
-from tritonsync.store.keys import signer_of, trust_of
+from tritonsync.store.trust import signer_of, trust_of
 from tritonsync.sync.caches import LocalCaches
 
 __all__ = ["TRIED", "Finding", "diagnose"]
