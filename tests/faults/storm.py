@@ -1,4 +1,4 @@
-"""Writers, readers, `verify` and a program of torch on one bucket whose server makes mistakes, some of them killed.
+"""Writers, readers, `verify`, `gc` and programs of torch on one bucket whose server makes mistakes; some are killed.
 
 Everything runs as a user runs it: commands and programs in processes of their own. What is counted must be zero, but
 for the waits, which stay below their limits.
@@ -119,7 +119,7 @@ class Storm:
                 self._push(name)
             proxy.draw = self._mistakes(at_random(SHARE, FAULTS, self._seed))
             self._end = time.monotonic() + seconds
-            work = [self._write] * writers + [self._read] * readers + [self._verify, self._program]
+            work = [self._write] * writers + [self._read] * readers + [self._verify, self._collect, self._program]
             threads = [threading.Thread(target=self._until_the_end, args=(each,), daemon=True) for each in work]
             for thread in threads:
                 thread.start()
@@ -172,6 +172,10 @@ class Storm:
     def _verify(self) -> None:
         # It reads once, so what was damaged on the way is reported: only that it ends, and how, is looked at.
         self._command("verify", codes=(0, 1))
+
+    def _collect(self) -> None:
+        # What killed writers have left; nothing is too old here.
+        self._command("gc", "--grace", "6m")
 
     def _program(self) -> None:
         with _folder(self._folder) as here:
