@@ -92,8 +92,8 @@ def gc(
     """Remove what nobody needs any more.
 
     That is: lists of workloads beyond --keep-last, what no kept list names and is older than --older-than, objects of
-    writers that were killed, and kernel folders of no bundle. Programs may run beside it: at worst one compiles again
-    what was taken away. Needs the right to delete.
+    writers that were killed, and kernel folders of no bundle. Programs may run beside it: what a list names that is not
+    older than --older-than stays for whoever has read it, for as long as --grace says. Needs the right to delete.
     """
     from tritonsync.store.retention import Policy
 
@@ -136,7 +136,8 @@ def _collect(
     from tritonsync.errors import UnknownWorkloadError
     from tritonsync.format.layout import stored_key
     from tritonsync.store.catalog import Catalog
-    from tritonsync.store.retention import mark, sweep
+    from tritonsync.store.retention import mark
+    from tritonsync.store.sweep import sweep
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Iterable
 
 from tritonsync import times
 from tritonsync.errors import AccessDeniedError, LocalCacheError, UnsafeFolderError
-from tritonsync.format.bundle import Bundle
+from tritonsync.format.bundle import GRAPHS, Bundle
 from tritonsync.format.facts import ValueFacts, why_unfit
 from tritonsync.format.ranks import Rank
 from tritonsync.format.value import bundle_of_value, facts_of_value
+from tritonsync.format.workload import WorkloadEntry
 from tritonsync.local import inductor_cache
 from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
 from tritonsync.messages import warn_once
@@ -24,6 +25,7 @@ from tritonsync.session.incoming import Incoming, name_of
 from tritonsync.session.uploads import Uploads
 from tritonsync.session.workload import WorkloadRecord
 from tritonsync.store import Published, Store
+from tritonsync.store.sweep import missing_entries
 from tritonsync.sync.caches import LocalCaches, gather
 
 __all__ = ["Outgoing"]
@@ -67,6 +69,7 @@ class Outgoing:
         self._tuned: dict[tuple[str, str], set[str]] = {}
         self._saved: set[tuple[str, str]] = set()
         self._newest: dict[tuple[str, str], bytes] = {}
+        self._created: set[WorkloadEntry] = set()
         self._look_at = 0.0
 
     @property
@@ -136,6 +139,37 @@ class Outgoing:
         self._queue.flush(end - time.monotonic())
         self._context.counters.add(dropped=self._queue.drop())
 
+    def publish_again(self, store: Store, named: Collection[WorkloadEntry]) -> set[WorkloadEntry]:
+        """Publish again what is not in the bucket any more, out of the caches of this host.
+
+        Args:
+            store: where to.
+            named: what a list names that is in the bucket now.
+
+        Returns:
+            what could not be published again.
+
+        Raises:
+            RemoteError: the bucket could not be asked, or refused the write.
+        """
+        with self._lock:
+            old = set(named) - self._created
+        lost = missing_entries(store.bucket, old)
+        keys = {(entry.kind, entry.key) for entry in lost if entry.kind in GRAPHS}
+        if not keys:
+            return lost
+        maker = _Maker.of(self._context.host())
+        for value in inductor_cache.values(maker.caches.inductor):
+            data = inductor_cache.read_value(value) if (value.kind, value.key) in keys else None
+            if data is None:
+                continue
+            bundle, _ = _gathered(value.kind, value.key, data, maker)
+            entry = WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
+            if entry in lost:
+                self._published(bundle, store.publish(bundle, timeout=times.UPLOAD_S))
+                lost.discard(entry)
+        return lost
+
     def close(self) -> None:
         """Drop what is still queued, and take no more."""
         self._context.counters.add(dropped=self._queue.close())
@@ -147,15 +181,12 @@ class Outgoing:
             warn_once(log, "queue", "the upload queue is full; some results of this run will not be in the bucket")
 
     def _value(self, kind: str, key: str, data: bytes, refused: frozenset[str], maker: _Maker) -> None:
-        facts = facts_of_value(data)
-        if maker.has_custom_passes:
-            facts = dataclasses.replace(facts, is_ranked=True)
+        bundle, facts = _gathered(kind, key, data, maker)
         with self._lock:
             self._facts[kind, key] = facts
             if any(("fx_graph", graph) in self._made for graph, _ in facts.fx_graphs):
                 # It was no use because one of its graphs was not to be had; there is nothing wrong with it.
                 refused = frozenset()
-        bundle = gather(kind, key, data, facts, maker.caches, cpu=maker.cpu, rank=maker.rank)
         self._context.counters.add(kernels_compiled=len({kernel.hash for kernel in bundle.kernels}))
         why = why_unfit(data)
         if why is not None:
@@ -183,6 +214,8 @@ class Outgoing:
             return
         self._record.note(bundle.kind, bundle.key, bundle.variant)
         if published.created:
+            with self._lock:
+                self._created.add(WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant))
             self._context.counters.add(published=1)
             size = sum(kernel.size for kernel in bundle.kernels) + sum(p.size for p in bundle.payloads)
             self._queue.submit(
@@ -250,3 +283,11 @@ class Outgoing:
             warn_once(log, "local", "a result is left out: %s", exc)
         else:
             self._context.waits.failed(exc)
+
+
+def _gathered(kind: str, key: str, data: bytes, maker: _Maker) -> tuple[Bundle, ValueFacts]:
+    """Return the bundle of a value that torch has made here, and what is known of the value."""
+    facts = facts_of_value(data)
+    if maker.has_custom_passes:
+        facts = dataclasses.replace(facts, is_ranked=True)
+    return gather(kind, key, data, facts, maker.caches, cpu=maker.cpu, rank=maker.rank), facts

@@ -280,7 +280,12 @@ class Session:
     def _publish_record(self, store: Store) -> None:
         if self._record.is_new():
             inductor = str(self.host.caches().inductor)
-            self._record.publish(store, inductor, times.UPLOAD_S, self._plain_kernels.collect)
+            named = self._record.publish(store, inductor, times.UPLOAD_S, self._plain_kernels.collect)
+            # `tritonsync gc` may have taken something that nobody named, a moment before this list came.
+            lost = self._outgoing.publish_again(store, named)
+            if lost:
+                self._record.forget(lost)
+                self._record.publish(store, inductor, times.UPLOAD_S, self._plain_kernels.collect)
 
     def _say(self) -> None:
         if self._is_helper:

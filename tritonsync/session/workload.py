@@ -64,13 +64,16 @@ class WorkloadRecord:
         self._kernels: frozenset[str] = frozenset()
         self._is_outdated = False
         self._known: set[WorkloadEntry] = set()
+        self._gone: set[WorkloadEntry] = set()
         self._keys: set[tuple[str, str]] = set()
 
     def note(self, kind: str, key: str, *variants: str) -> None:
         """Note that a key was used; with those of its variants that are known to be in the bucket."""
         with self._lock:
             self._keys.add((kind, key))
-            self._known.update(WorkloadEntry(kind=kind, key=key, variant=variant) for variant in variants)
+            noted = {WorkloadEntry(kind=kind, key=key, variant=variant) for variant in variants}
+            self._known |= noted
+            self._gone -= noted
 
     def graphs(self) -> set[tuple[str, str]]:
         """Return kind and key of the graphs that were used."""
@@ -96,7 +99,7 @@ class WorkloadRecord:
     def is_new(self) -> bool:
         """Whether this run used something in the bucket that the last one did not, or has better."""
         with self._lock:
-            return self.name is not None and (self._is_outdated or not self._known <= self._last)
+            return self.name is not None and (self._is_outdated or not self._known - self._gone <= self._last)
 
     def publish(
         self,
@@ -104,7 +107,7 @@ class WorkloadRecord:
         inductor_dir: str,
         timeout: float,
         collect: Callable[[Collection[str]], Iterable[Kernel]] = lambda _: (),
-    ) -> None:
+    ) -> frozenset[WorkloadEntry]:
         """Publish the record. Runs of one name that overlap, such as the ranks of a job, add to each other.
 
         Args:
@@ -113,17 +116,20 @@ class WorkloadRecord:
             timeout: seconds.
             collect: reads, of the kernels with these hashes, those that this run used and the bundle is to hold.
 
+        Returns:
+            what the published list names.
+
         Raises:
             RemoteError: the bucket could not be asked, or refused the write.
         """
         if self.name is None:
-            return
+            return frozenset()
         newest = self._newest(store, timeout)
         if newest is not None and newest.created < self._began:
             newest = None
         with self._lock:
             kept = {entry for entry in self._last if (entry.kind, entry.key) in self._keys or is_part(entry)}
-            entries = kept | self._known | set(entries_of(newest))
+            entries = (kept | self._known | set(entries_of(newest))) - self._gone
             wanted = {entry.key for entry in entries if entry.kind == "triton" and not is_part(entry)}
             wanted |= {key for key in self._kernels if ("triton", key) in self._keys}
         kernels = tuple(collect(wanted))
@@ -136,6 +142,13 @@ class WorkloadRecord:
         with self._lock:
             self._last, self._kernels = frozenset(entries), frozenset(kernel.hash for kernel in kernels)
             self._is_outdated = False
+        return frozenset(entries)
+
+    def forget(self, entries: Collection[WorkloadEntry]) -> None:
+        """Note that these bundles are not in the bucket any more, so that the next list does not name them."""
+        with self._lock:
+            self._gone |= set(entries)
+            self._is_outdated = True
 
     def _newest(self, store: Store, timeout: float | None) -> Manifest | None:
         if self.name is None:

@@ -1,40 +1,26 @@
-"""What may go from a bucket, and taking it away beside live readers and writers: what `tritonsync gc` does.
+"""What may go from a bucket: what `tritonsync gc` marks, and sweep.py takes away.
 
-Mark. A *kept list* is one of the newest lists of a workload that is not too old itself. A bundle stays while a kept
+A *kept list* is one of the newest lists of a workload that is not too old itself. A bundle stays while a kept
 list names it, or while it is younger than the age that was asked for. Everything that is younger than the grace period
-stays, whatever names it: a writer may be about to name it, and a reader may hold a list that named it.
-
-Sweep. Of each bundle the manifest goes first, so that no reader finds half of it. Then the lists are read again: where
-one has come meanwhile that names the bundle, its manifest is put back, and nothing was lost; else the rest of its
-objects goes. A writer looks again after it has published its list (`missing_entries`), so whichever of the two comes
-last notices the other. Packs and kernel folders get no second look: a writer that finds one there at the moment it goes
-leaves a bundle that cannot be loaded, which is a miss. A sweep that is killed leaves objects of no bundle, which the
-next one takes.
+stays, whatever names it: a writer may be about to name it. A reader may hold a list that another one has replaced
+since, or that has become too old, so it counts as kept for as long again.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tritonsync import times
 from tritonsync.errors import FormatError, NewerFormatError
 from tritonsync.format.bundle import CHANGING
-from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, key_prefix, stored_key
-from tritonsync.format.manifest import MAX_MANIFEST_BYTES
+from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, stored_key
 from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
 from tritonsync.remote.bucket import Bucket, ObjectInfo
-from tritonsync.remote.threads import Progress, in_parallel
 from tritonsync.store.catalog import Catalog, Objects, places_in
 
-__all__ = ["Plan", "Policy", "Swept", "mark", "missing_entries", "sweep"]
-
-#: Bundles between two looks at the lists.
-BATCH = 64
-#: Objects that are deleted at a time.
-DELETES_AT_ONCE = 16
+__all__ = ["Lists", "Named", "Plan", "Policy", "folder_of", "folders_of", "mark"]
 
 Clock = Callable[[], float]
 
@@ -79,24 +65,7 @@ class Plan:
     kept_bytes: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Swept:
-    """What a sweep did.
-
-    Attributes:
-        bundles: how many are gone.
-        objects: how many are gone, those of the bundles included.
-        bytes: of these objects.
-        spared: bundles of the plan that a list named meanwhile, and that stay.
-    """
-
-    bundles: int
-    objects: int
-    bytes: int
-    spared: int
-
-
-class _Lists:
+class Lists:
     """The lists of a bucket, read as they come."""
 
     def __init__(self, bucket: Bucket, catalog: Catalog) -> None:
@@ -127,7 +96,7 @@ class _Lists:
         return self.entries(found)
 
 
-class _Named:
+class Named:
     """Whether bundles are named by entries of lists."""
 
     def __init__(self, entries: Iterable[WorkloadEntry]) -> None:
@@ -159,8 +128,8 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     now, objects = clock(), catalog.objects
     ages = {place: now - (objects[place.manifest].modified or 0.0) for place in catalog.places}
     sizes, kernels = _sizes(objects), catalog.bucket.list("kernels/")
-    kernel_sizes, (uses, newer) = _sizes(kernels, depth=3), _folders_of(catalog, catalog.places)
-    lists = _Lists(catalog.bucket, catalog)
+    kernel_sizes, (uses, newer) = _sizes(kernels, depth=3), folders_of(catalog, catalog.places)
+    lists = Lists(catalog.bucket, catalog)
     by_workload = _by_workload(catalog.places)
     lists.read(place for places in by_workload.values() for place in places)
     kept = _kept_lists(by_workload, ages, policy)
@@ -185,7 +154,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     leftovers = tuple(
         name
         for name, info in sorted(objects.items())
-        if _prefix(name, 5) not in with_manifest and _is_old(info, now, policy.grace) and policy.workload is None
+        if folder_of(name, 5) not in with_manifest and _is_old(info, now, policy.grace) and policy.workload is None
     )
     freed += sum(objects[name].size for name in leftovers)
     return Plan(
@@ -196,79 +165,6 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
         kept_bundles=staying,
         kept_bytes=total - freed,
     )
-
-
-def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> Swept:
-    """Take away what a plan names, unless a list names it meanwhile.
-
-    Args:
-        catalog: the one that the plan was made of.
-        plan: from `mark`.
-        progress: called with (done, all) bundles.
-
-    Raises:
-        RemoteError: the bucket could not be asked, or does not allow it.
-    """
-    bucket, objects = catalog.bucket, catalog.objects
-    known = {place for place in catalog.places if place.kind == "workload"}
-    lists = _Lists(bucket, catalog)
-    by_bundle: dict[str, list[str]] = {}
-    for name in objects:
-        by_bundle.setdefault(_prefix(name, 5), []).append(name)
-    gone, spared, done = [], 0, 0
-    rest = iter(plan.bundles)
-    while batch := list(itertools.islice(rest, BATCH)):
-        named = _Named(lists.since(known))
-        going = [place for place in batch if place not in named]
-        manifests = bucket.get_many({place.manifest: MAX_MANIFEST_BYTES for place in going})
-        _delete(bucket, manifests)
-        named = _Named(lists.since(known))
-        for place in going:
-            data = manifests[place.manifest]
-            if place in named and isinstance(data, bytes):
-                bucket.create(place.manifest, data)
-                spared += 1
-                continue
-            gone.append(place)
-        spared += len(batch) - len(going)
-        swept = set(gone)
-        _delete(bucket, [name for place in going if place in swept for name in by_bundle[place.prefix]])
-        done += len(batch)
-        if progress is not None:
-            progress(done, len(plan.bundles))
-    _delete(bucket, plan.leftovers)
-    names = [name for place in gone for name in by_bundle[place.prefix]] + list(plan.leftovers)
-    removed = sum(objects[name].size for name in names)
-    if plan.folders:
-        fresh = Catalog(bucket, trust=catalog.trust)
-        uses, newer = _folders_of(fresh, fresh.places)
-        used = set(plan.folders) if newer else {folder for folders in uses.values() for folder in folders}
-        kernels = bucket.list("kernels/")
-        files = [name for name in kernels if _prefix(name, 3) in plan.folders and _prefix(name, 3) not in used]
-        _delete(bucket, files)
-        names += files
-        removed += sum(kernels[name].size for name in files)
-    return Swept(bundles=len(gone), objects=len(names), bytes=removed, spared=spared)
-
-
-def missing_entries(bucket: Bucket, entries: Iterable[WorkloadEntry]) -> set[WorkloadEntry]:
-    """Return those entries of a list whose bundle is not in the bucket: a writer asks after it has published the list.
-
-    One listing for each key, several at a time.
-
-    Raises:
-        RemoteError: the bucket could not be asked.
-    """
-    by_prefix: dict[str, set[WorkloadEntry]] = {}
-    for entry in entries:
-        by_prefix.setdefault(key_prefix(entry.kind, entry.key), set()).add(entry)
-    missing: set[WorkloadEntry] = set()
-    for prefix, listing in in_parallel(bucket.list, by_prefix, DELETES_AT_ONCE).items():
-        variants = {place.variant for place in places_in(listing)}
-        for entry in by_prefix[prefix]:
-            if not (variants if entry.kind in CHANGING else variants & {entry.variant}):
-                missing.add(entry)
-    return missing
 
 
 def _by_workload(places: Iterable[BundlePlace]) -> dict[str, list[BundlePlace]]:
@@ -284,21 +180,27 @@ def _kept_lists(
 ) -> dict[str, list[BundlePlace]]:
     """Return the lists of each workload that are kept: the newest ones, unless they are too old."""
     chosen = None if policy.workload is None else stored_key("workload", policy.workload)
+    limit = float("inf") if policy.older_than is None else policy.older_than
     kept = {}
     for name, places in by_workload.items():
         if chosen not in (None, name):
             kept[name] = places
             continue
-        limit = float("inf") if policy.older_than is None else policy.older_than
-        newest = [place for place in places[: policy.keep_last] if ages[place] <= limit]
-        kept[name] = newest + [place for place in places if place not in newest and ages[place] <= policy.grace]
+        kept[name] = [
+            place
+            for number, place in enumerate(places)
+            if ages[place] <= policy.grace
+            # Who has read it before it was too old, or before the list that takes its place came, may still use it.
+            or (number < policy.keep_last and ages[place] <= limit + policy.grace)
+            or (0 < policy.keep_last <= number and ages[places[number - policy.keep_last]] <= policy.grace)
+        ]
     return kept
 
 
 def _going(
     places: Iterable[BundlePlace],
     kept: Mapping[str, list[BundlePlace]],
-    lists: _Lists,
+    lists: Lists,
     ages: Mapping[BundlePlace, float],
     policy: Policy,
 ) -> set[BundlePlace]:
@@ -306,10 +208,10 @@ def _going(
     places = list(places)
     kept_lists = {place for group in kept.values() for place in group}
     going = {place for place in places if place.kind == "workload" and place not in kept_lists}
-    named = _Named(lists.entries(kept_lists))
+    named = Named(lists.entries(kept_lists))
     if policy.workload is not None:
         # What the chosen workload's lists name and nobody else needs.
-        theirs = _Named(lists.entries(place for place in going))
+        theirs = Named(lists.entries(place for place in going))
         limit = policy.grace
     else:
         theirs = None
@@ -334,7 +236,7 @@ def _unused_folders(
     theirs = {folder for place in going for folder in uses.get(place, ())}
     newest: dict[str, float] = {}
     for name, info in kernels.items():
-        folder = _prefix(name, 3)
+        folder = folder_of(name, 3)
         newest[folder] = max(newest.get(folder, 0.0), info.modified or 0.0)
     return [
         folder
@@ -343,7 +245,7 @@ def _unused_folders(
     ]
 
 
-def _folders_of(
+def folders_of(
     catalog: Catalog, places: Iterable[BundlePlace]
 ) -> tuple[dict[BundlePlace, frozenset[str]], set[BundlePlace]]:
     """Return the kernel folders that each bundle uses, and the bundles of a newer format; damaged ones use none."""
@@ -356,19 +258,15 @@ def _folders_of(
     return uses, newer
 
 
-def _delete(bucket: Bucket, names: Iterable[str]) -> None:
-    in_parallel(bucket.delete, names, DELETES_AT_ONCE)
-
-
 def _sizes(objects: Objects, depth: int = 5) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name, info in objects.items():
-        prefix = _prefix(name, depth)
+        prefix = folder_of(name, depth)
         sizes[prefix] = sizes.get(prefix, 0) + info.size
     return sizes
 
 
-def _prefix(name: str, depth: int) -> str:
+def folder_of(name: str, depth: int) -> str:
     """Return the folder that an object lies in: `bundles/<kind>/<key>/<variant>/<id>/`, `kernels/<hash>/<content>/`."""
     return "/".join(name.split("/")[:depth]) + "/"
 

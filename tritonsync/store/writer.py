@@ -24,7 +24,7 @@ from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, key_p
 from tritonsync.format.manifest import MAX_GENERATION, Environment, Manifest
 from tritonsync.format.ranks import Rank
 from tritonsync.format.signing import Signer, TrustPolicy
-from tritonsync.remote.bucket import Bucket
+from tritonsync.remote.bucket import Bucket, ObjectInfo
 from tritonsync.remote.threads import in_parallel
 from tritonsync.remote.waiting import Deadline
 from tritonsync.store.candidates import Candidates, Listing, check_time, newest_variants, rivals_in
@@ -312,6 +312,8 @@ class Store(Reader):
                 manifest = self.signer.sign(manifest)
             place = manifest.place
             state, _ = self._pack(manifest, place, listing, reread, deadline)
+            if place.pack in listing and place.manifest not in listing and _may_go(listing[place.pack]):
+                continue
             if place.bundle_id in spoiled or state == "bad":
                 if not is_sure:
                     raise _LooksSpoiledError
@@ -328,6 +330,14 @@ class Store(Reader):
             MAX_GENERATION + 1,
         )
         return Published(None, created=False)
+
+
+def _may_go(pack: ObjectInfo) -> bool:
+    """Whether a pack that has no manifest may be one that a collector of garbage takes away at this moment.
+
+    It does so long after it was written; the one of a writer that runs beside this one is young.
+    """
+    return time.time() - (pack.modified or 0.0) > times.LONE_PACK_S
 
 
 def _raise_first(failed: Mapping[str, RemoteError]) -> None:

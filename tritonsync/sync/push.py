@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from tritonsync.errors import FormatError, LocalCacheError
@@ -22,6 +22,7 @@ from tritonsync.format.workload import (
     bundle_of_part,
     bundle_of_workload,
     checked_path,
+    is_part,
     path_id,
 )
 from tritonsync.local import inductor_cache, triton_cache
@@ -29,6 +30,7 @@ from tritonsync.local.autotune import autotune_results, payloads_of_results, res
 from tritonsync.local.inductor_cache import LocalValue
 from tritonsync.remote.threads import Progress, in_parallel
 from tritonsync.store import Store
+from tritonsync.store.sweep import missing_entries
 from tritonsync.sync.caches import LocalCaches, gather
 
 __all__ = ["Pushed", "push"]
@@ -112,6 +114,8 @@ def push(
         inductor_dir=inductor_cache.public_path(inductor_dir), entries=tuple(entries), path_id=path_id(inductor_dir)
     )
     pushing.publish(bundle_of_workload(workload, listed, own), inline=(LIST,))
+    if pushing.look_again(values, lambda: _parts(_plain_kernels(triton_dir, covered))):
+        pushing.publish(bundle_of_workload(workload, listed, own), inline=(LIST,))
     after = store.bucket.stats
     return Pushed(
         kernels=len(of_values) + count,
@@ -132,6 +136,7 @@ class _Push:
         self.autotune = autotune_results(caches.inductor)
         self.kernels_new: set[str] = set()
         self.bundles_new = 0
+        self._was_there: set[WorkloadEntry] = set()
         self.left_out: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
@@ -179,10 +184,33 @@ class _Push:
         else:
             published = self.store.publish(bundle, reread=True, inline=inline, timeout=self.timeout)
         kernels = self.store.complete(published, timeout=self.timeout)
+        entry = WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
         with self._lock:
             self.kernels_new |= kernels
             self.bundles_new += published.created
-        return WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
+            if not published.created:
+                self._was_there.add(entry)
+        return entry
+
+    def look_again(self, values: Iterable[LocalValue], parts: Callable[[], Iterable[tuple[Kernel, ...]]]) -> bool:
+        """Publish again what was there before this push and is not any more, now that the list names it.
+
+        `tritonsync gc` may have found that nobody names it, a moment before the list came.
+
+        Returns:
+            whether something was.
+        """
+        with self._lock:
+            lost = missing_entries(self.store.bucket, self._was_there)
+        if not lost:
+            return False
+        log.warning("%d bundles were removed from the bucket meanwhile; they are published again", len(lost))
+        keys = {(entry.kind, entry.key) for entry in lost}
+        in_parallel(self.value, [value for value in values if (value.kind, value.key) in keys], BUNDLES_AT_ONCE)
+        if any(is_part(entry) for entry in lost):
+            for part in parts():
+                self.publish(bundle_of_part(part))
+        return True
 
 
 def _names(bundle: Bundle) -> frozenset[KernelName]:
