@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernels import CompiledKernels
 from tests.raw import RawBucket
 from tests.servers import Place
 from tests.test_killed import check_bucket, check_caches
@@ -116,6 +118,105 @@ def test_a_push_onto_a_full_disk(what: str, h200_vit: Path, tmp_path: Path) -> N
             done = command(*arguments)
             assert done.returncode == 0, done.stderr
             assert check_bucket(raw) >= 4
+
+
+#: Fails with EIO where it is asked to read, write or sync a file whose path holds $FAILING_PATH.
+FAILING_DISK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int fails(int file, const char *call) {
+    const char *calls = getenv("FAILING_CALLS"), *part = getenv("FAILING_PATH");
+    char link[64], path[4096];
+    if (!calls || !part || !strstr(calls, call)) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0) return 0;
+    path[length] = 0;
+    if (!strstr(path, part)) return 0;
+    errno = EIO;
+    return 1;
+}
+ssize_t read(int file, void *to, size_t size) {
+    if (fails(file, "read")) return -1;
+    return ((ssize_t (*)(int, void *, size_t))dlsym(RTLD_NEXT, "read"))(file, to, size);
+}
+ssize_t write(int file, const void *from, size_t size) {
+    if (fails(file, "write")) return -1;
+    return ((ssize_t (*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write"))(file, from, size);
+}
+int fsync(int file) {
+    if (fails(file, "fsync")) return -1;
+    return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(file);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that, loaded before all others, makes a disk fail."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    library = tmp_path_factory.mktemp("library") / "failing.so"
+    library.with_suffix(".c").write_text(FAILING_DISK)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, library.with_suffix(".c"), "-ldl"], check=True)
+    return library
+
+
+def failing(library: Path, calls: str, path: str) -> Mapping[str, str]:
+    return {"LD_PRELOAD": str(library), "FAILING_CALLS": calls, "FAILING_PATH": path}
+
+
+@pytest.mark.parametrize("calls", ["write", "fsync"])
+def test_a_push_onto_a_failing_disk(calls: str, failing_disk: Path, h200_vit: Path, tmp_path: Path) -> None:
+    """An error of the disk is told in one line, and what did not reach it has no name there."""
+    url = tmp_path / "bucket"
+    arguments = ("push", "--url", url, "--workload", "vit", "--inductor-dir", h200_vit)
+    assert_one_line(command(*arguments, variables=failing(failing_disk, calls, "bucket/bundles")), "Input/output error")
+    with RawBucket(str(url)) as raw:
+        check_bucket(raw)
+        assert command(*arguments).returncode == 0
+        assert check_bucket(raw) >= 4
+
+
+def test_a_pull_onto_a_failing_disk(bucket: str, failing_disk: Path, h200_vit: Path, tmp_path: Path) -> None:
+    """No kernel is half there, and the next pull brings them all."""
+    arguments = ("pull", "--url", bucket, "--workload", "vit", "--inductor-dir", tmp_path / "here")
+    assert_one_line(command(*arguments, variables=failing(failing_disk, "write", "here/")), "Input/output error")
+    check_caches(tmp_path / "here", h200_vit)
+    assert command(*arguments).returncode == 0
+    assert len(list((tmp_path / "here" / "triton" / "0").iterdir())) == 15
+
+
+def test_a_pull_from_a_failing_disk(bucket: str, failing_disk: Path, h200_vit: Path, tmp_path: Path) -> None:
+    """A pack that cannot be read is told; what can be restored without it, is."""
+    arguments = ("pull", "--url", bucket, "--workload", "vit", "--inductor-dir", tmp_path / "here")
+    done = command(*arguments, variables=failing(failing_disk, "read", "pack.tar.zst"))
+    assert "Input/output error" in done.stderr, done.stderr
+    check_caches(tmp_path / "here", h200_vit)
+    assert command(*arguments).returncode == 0
+    assert len(list((tmp_path / "here" / "triton" / "0").iterdir())) == 15
+
+
+def test_a_push_of_a_file_that_cannot_be_read(
+    failing_disk: Path, compiled_kernels: CompiledKernels, tmp_path: Path
+) -> None:
+    """Its kernel is left out, with one warning; all others are published."""
+    source = compiled_kernels.directory
+    folders = sorted(path.parent.name for path in source.glob("*/*.cubin"))
+    arguments = ("push", "--url", tmp_path / "bucket", "--workload", "w", "--triton-dir", source)
+    done = command(*arguments, variables=failing(failing_disk, "read", folders[0]))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Input/output error") == 1, done.stderr
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        published = {name.split("/")[1] for name in raw.names("^kernels/.*cubin")}
+    assert published == set(folders[1:])
 
 
 def few_descriptors() -> None:

@@ -209,7 +209,12 @@ def _emit_ungrouped(kernel: Kernel, parent: str, target: str, existing: set[str]
             outcome = "repaired"
         elif outcome == "present":
             outcome = "emitted"
-        replace_file(path, relocate_in(file.name, file.payload, target), temporary_path(parent))
+        try:
+            replace_file(path, relocate_in(file.name, file.payload, target), temporary_path(parent))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.rmdir(target)  # unless there is something in it
+            raise
     return outcome
 
 
