@@ -148,13 +148,13 @@ class Session:
     # ---- from the bucket --------------------------------------------------------------------------------------------
 
     def look_up(self, kind: str, key: str) -> GraphLookup:
-        """Begin a lookup of torch for the value of a graph.
+        """Begin a lookup of torch for the value of a graph; what is being fetched of its key is here afterwards.
 
         Args:
             kind: `fx_graph` or `aot_autograd`.
             key: the key there.
         """
-        return self._lookups.begin(kind, key)
+        return GraphLookup(self._lookups, kind, key, set(self._incoming.settled_names(kind, key)))
 
     def newest(self, kind: str, key: str) -> Found:
         """Look for the newest bundle of a key, within the budget. Trouble of any kind is a miss."""
