@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tritonsync import times
 from tritonsync.format.bundle import Bundle
-from tritonsync.format.layout import FORMAT_OBJECT, MAX_MARKER_BYTES
+from tritonsync.format.layout import FORMAT_OBJECT, MAX_FORMAT_BYTES
 from tritonsync.format.manifest import Manifest
 from tritonsync.remote.bucket import BucketStats
 from tritonsync.remote.engine import needs_loop
@@ -296,7 +296,7 @@ class Session:
         try:
             self._last = self._record.load(store)
             if self._record.name is None:
-                store.bucket.get(FORMAT_OBJECT, limit=MAX_MARKER_BYTES)
+                store.bucket.get(FORMAT_OBJECT, limit=MAX_FORMAT_BYTES)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._waits.failed(exc)
 
