@@ -112,10 +112,10 @@ def test_a_replaced_object_of_three_gib_costs_no_memory(folder: RawBucket, patte
         try:
             bucket.probe()
         except FormatError:
-            print("no marker")
+            print("no format")
         """
     )
-    expected = {"pack": "1", "cubin": "0", "payloads/": "0", "manifest": "0", "tritonsync.json": "1\nno marker"}
+    expected = {"pack": "1", "cubin": "0", "payloads/": "0", "manifest": "0", "tritonsync.json": "1\nno format"}
     assert printed == expected[pattern]
     assert peak < 300 * MIB
 

@@ -142,7 +142,9 @@ def test_what_was_left_out_is_not_taken_for_refused(raw: RawBucket, tmp_path: Pa
     folder = tmp_path / "inductor"
     write_value(folder, "fx_graph", KEY, RANKED)
     now = session(raw, folder, Rank(2, 0))
-    now.look_up("fx_graph", KEY).is_for_another(RANKED)
+    lookup = now.look_up("fx_graph", KEY)
+    assert lookup.is_for_another(RANKED)
+    lookup.missed()
     now.enqueue_value("fx_graph", KEY, make_value("DTensor", "compiled all the same"))
     now.stop()
     assert len(raw.names(r"^bundles/fx_graph/.*/manifest\.json$")) == 1

@@ -70,7 +70,7 @@ def enqueue(now: Session, key: str) -> None:
 
 
 def test_what_is_fetched_ahead_is_waited_for_within_the_budget(silent: type[Silent], tmp_path: Path) -> None:
-    """A bucket that falls silent after the first contact costs the program what it is ready to lose, and no more."""
+    """A bucket that falls silent after the first request costs the program what it is ready to lose, and no more."""
     now = session(f"silent://{tmp_path}/bucket", tmp_path / "inductor", budget_s=0.5)
     now._connection.store(10)
     silent.answers.clear()
@@ -256,7 +256,7 @@ def test_a_helper_module_for_another_python_is_fetched_ahead(tmp_path: Path) -> 
 
 
 def test_a_fork_waits_once_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred forks during a first contact that hangs lose the time of one."""
+    """A hundred forks during a first request that hangs lose the time of one."""
     waits: list[float] = []
 
     class Gate:

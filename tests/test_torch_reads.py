@@ -1,4 +1,4 @@
-"""PyTorch is the judge: a cache that was pushed and pulled is warm for a torch that knows nothing of tritonsync."""
+"""PyTorch decides: a cache that was pushed and pulled is warm for a torch that knows nothing of tritonsync."""
 
 from __future__ import annotations
 

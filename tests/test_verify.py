@@ -46,7 +46,7 @@ def names(problems: tuple[object, ...]) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["folder", "s3_place", "gcs_place"])
 def test_everything_is_read(kind: str, request: pytest.FixtureRequest) -> None:
-    """Every object but the marker is read once, also kernel folders that two bundles share."""
+    """Every object but the format object is read once, also kernel folders that two bundles share."""
     place = request.getfixturevalue(kind)
     raw = place if isinstance(place, RawBucket) else RawBucket(place.url, place.options)
     save(raw, make_bundle("one"), make_bundle("two"))

@@ -8,7 +8,7 @@ from tests.raw import RawBucket
 
 
 def test_a_good_bucket(run: Run, vit: RawBucket) -> None:
-    """Everything but the marker is read."""
+    """Everything but the format object is read."""
     ran = run("verify", "--url", vit.url, "--json")
     assert (ran.code, ran.err) == (0, "")
     assert (ran.json["bad"], ran.json["incomplete"], ran.json["leftovers"]) == ([], [], [])

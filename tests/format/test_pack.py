@@ -57,7 +57,7 @@ def _sealed(manifest: Manifest, pack: bytes) -> Manifest:
 
 @given(bundles)
 def test_packs_give_back_the_bundle(describe: Describe, bundle: Bundle) -> None:
-    """Every bundle comes back equal, through the pack and through loose files."""
+    """Every bundle comes back equal, through the pack and through single objects."""
     manifest, pack = describe(bundle)
     members = _members(pack)
     assert list(members) == [path for path, _ in manifest.members()]
@@ -290,7 +290,7 @@ def test_a_load_holds_the_content_once(describe: Describe) -> None:
     assert peak < 1.2 * manifest.content_size
 
 
-def test_loose_files_must_be_exactly_the_manifests(describe: Describe) -> None:
+def test_single_objects_must_be_exactly_the_manifests(describe: Describe) -> None:
     """A missing, an additional and a changed file are each named."""
     manifest, pack = describe(BUNDLE)
     members = _members(pack)
@@ -301,9 +301,9 @@ def test_loose_files_must_be_exactly_the_manifests(describe: Describe) -> None:
         ({**members, path: bytes(800)}, path),
         ({**members, path: members[path] + b"x"}, path),
     ]
-    for loose, message in changed:
+    for objects, message in changed:
         with pytest.raises(PackError, match=message):
-            packs.assemble(manifest, loose)
+            packs.assemble(manifest, objects)
     assert packs.assemble(manifest, members) == BUNDLE
 
 

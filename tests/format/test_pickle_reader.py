@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 
 
 def _plain(value: object, pickled: bytes) -> object:
-    """An inert value as the value it stands for."""
+    """A plain value as the value it stands for."""
     if isinstance(value, Span):
         return pickled[value.start : value.stop]
     if isinstance(value, list):

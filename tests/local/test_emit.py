@@ -335,25 +335,25 @@ def test_half_a_kernel_is_refused(compiled_kernels: CompiledKernels, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def loose(name: str, payload: bytes) -> Kernel:
+def single(name: str, payload: bytes) -> Kernel:
     return Kernel("E" * 52, None, (KernelFile(name, payload),))
 
 
-def test_loose_files_share_a_folder(tmp_path: Path) -> None:
+def test_single_files_share_a_folder(tmp_path: Path) -> None:
     """Modules for two versions of Python stand side by side, and what is there is not replaced."""
-    first, second = loose("m.cpython-310.so", b"one"), loose("m.cpython-313.so", b"two")
+    first, second = single("m.cpython-310.so", b"one"), single("m.cpython-313.so", b"two")
     assert [emit(kernel, tmp_path).outcome for kernel in (first, second, first)] == ["emitted", "emitted", "present"]
-    assert emit(loose("m.cpython-310.so", b"built here"), tmp_path).outcome == "present"
+    assert emit(single("m.cpython-310.so", b"built here"), tmp_path).outcome == "present"
     assert contents(tmp_path / first.hash) == {"m.cpython-310.so": b"one", "m.cpython-313.so": b"two"}
     assert leftovers(tmp_path) == []
 
 
-def test_a_damaged_loose_file_is_replaced_once_it_is_old(h200_vit: Path, tmp_path: Path) -> None:
+def test_a_damaged_single_file_is_replaced_once_it_is_old(h200_vit: Path, tmp_path: Path) -> None:
     """A truncated module would be loaded, a truncated list of timings would raise."""
     (module,) = (h200_vit / "triton").rglob("cuda_utils*.so")
     for kernel, damage in (
         (collect(module.parent, 0), module.read_bytes()[:-1]),
-        (loose("add.autotune.json", b'{"key": []}'), b'{"key"'),
+        (single("add.autotune.json", b'{"key": []}'), b'{"key"'),
     ):
         assert kernel is not None
         path = emit(kernel, tmp_path).path / kernel.files[0].name

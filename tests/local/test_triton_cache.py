@@ -120,7 +120,7 @@ def test_collect_ignores_files_still_being_written(compiled_kernels: CompiledKer
     assert payloads(kernel) == payloads(compiled_kernels.kernel())
 
 
-def test_collect_takes_loose_files(h200_vit: Path, tmp_path: Path) -> None:
+def test_collect_takes_single_files(h200_vit: Path, tmp_path: Path) -> None:
     """Helper modules and timings never have a group."""
     (module,) = (h200_vit / "triton").rglob("cuda_utils*.so")
     kernel = collect(module.parent, 0)

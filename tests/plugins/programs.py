@@ -194,7 +194,6 @@ _TARGETS = {
     "GraphLookup.more": "tritonsync.session.lookup",
     "GraphLookup.taken": "tritonsync.session.lookup",
     "GraphLookup._fetch": "tritonsync.session.lookup",
-    "GraphLookups.begin": "tritonsync.session.lookup",
     "GraphLookups.note_offered": "tritonsync.session.lookup",
     "Incoming.names": "tritonsync.session.incoming",
     "Incoming.fetch_variants": "tritonsync.session.incoming",

@@ -123,10 +123,10 @@ class TestContract:
         bucket.create("empty", b"")
         assert [bucket.get("empty", limit=limit) for limit in (0, 1, LIMIT)] == [b"", b"", b""]
 
-    def test_a_marker_that_is_too_large_is_none(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
+    def test_a_format_object_that_is_too_large_is_none(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
         """It is said to be none, and is not read."""
         put(FORMAT_OBJECT, FORMAT_CONTENT + b" " * 100_000)
-        with pytest.raises(FormatError, match="is not the marker"):
+        with pytest.raises(FormatError, match="is no format object of tritonsync"):
             bucket.probe()
         assert bucket.stats.bytes_down < 10_000
 
@@ -178,8 +178,8 @@ class TestContract:
         assert bucket.get("a/object", limit=LIMIT) is None
         assert bucket.create("a/object", b"y")
 
-    def test_probe_writes_the_marker_once(self, bucket: Bucket) -> None:
-        """The first probe creates the marker, later ones find it."""
+    def test_probe_writes_the_format_object_once(self, bucket: Bucket) -> None:
+        """The first probe creates the format object, later ones find it."""
         assert bucket.probe(write=False) == "read-only"
         assert bucket.get(FORMAT_OBJECT, limit=LIMIT) is None
         assert bucket.probe() == "read-write"
@@ -193,11 +193,11 @@ class TestContract:
             bucket.probe()
         assert bucket.get(FORMAT_OBJECT, limit=LIMIT) == b'{"format": 2}'
 
-    def test_probe_refuses_a_file_that_is_no_marker(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
-        """A file of that name that says no format is not taken for a marker."""
+    def test_probe_refuses_a_file_that_says_no_format(self, bucket: Bucket, put: Callable[[str, bytes], None]) -> None:
+        """A file of that name that says no format is not taken for the format object."""
         for content in (b"", b"{", b"[1]", b"{}", b'{"format": "1"}', b'{"format": 0}', b'{"format": true}', b"\xff"):
             put(FORMAT_OBJECT, content)
-            with pytest.raises(FormatError, match="is not the marker"):
+            with pytest.raises(FormatError, match="is no format object of tritonsync"):
                 bucket.probe()
 
     def test_names_that_could_leave_the_prefix_are_refused(self, bucket: Bucket) -> None:

@@ -417,7 +417,7 @@ class TestProbe:
     """What an identity may do, told from the answers."""
 
     def test_a_refused_write_is_read_only(self, bucket: Bucket, proxy: FaultProxy, place: Place) -> None:
-        """With and without a marker."""
+        """With and without a format object."""
         writing = "PUT" if place.url.startswith("s3") else "POST"
         proxy.fail(answer(403), times=2, method=writing)
         assert bucket.probe() == "read-only"
@@ -442,7 +442,7 @@ class TestProbe:
             bucket.probe()
 
     def test_a_writer_without_the_right_to_list_may_begin_a_bucket(self, s3: Bucket, s3_proxy: FaultProxy) -> None:
-        """S3 answers 403 for a marker that is not there yet; once written, it can be read."""
+        """S3 answers 403 for a format object that is not there yet; once written, it can be read."""
         s3_proxy.fail(s3_error(403, "AccessDenied"), times=1, method="GET")
         assert s3.probe() == "read-write"
         assert s3.get(FORMAT_OBJECT, limit=LIMIT) == FORMAT_CONTENT

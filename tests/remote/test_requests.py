@@ -135,7 +135,7 @@ def test_a_delete_is_one_request(bucket: Bucket, proxy: FaultProxy) -> None:
 
 
 def test_a_probe_is_two_requests(bucket: Bucket, proxy: FaultProxy) -> None:
-    """One reads the marker, one tries to create it; the first time and later."""
+    """One reads the format object, one tries to create it; the first time and later."""
     for number in (2, 4):
         assert bucket.probe() == "read-write"
         assert proxy.count() == proxy.count(path=FORMAT_OBJECT) + proxy.count("POST") == bucket.stats.requests == number

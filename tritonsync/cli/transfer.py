@@ -63,7 +63,7 @@ def push(
             f"nothing to push: {caches.inductor} holds no compiled graphs, and {kernels} no kernels; run the program "
             "first, or name the folders with --inductor-dir and --triton-dir"
         )
-    checked_path(str(caches.inductor))  # before the bucket's marker is written
+    checked_path(str(caches.inductor))  # before the bucket's format object is written
     store = connection.store(environment_of_folder(kernels))
     started = time.perf_counter()
     connection.ask_to_write()

@@ -24,7 +24,7 @@ __all__ = ["UNKNOWN_CPU", "ValueFacts", "facts_of_reading", "read_facts", "varia
 _KERNEL_SOURCE = re.compile(r"(?<![a-z2-7])[a-z2-7]{52}\.py(?![A-Za-z0-9_])")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 #: Source code that the reader's own C++ compiler will compile: CPU kernels, and the C++ wrapper.
-_CPP_MARKERS = ("async_compile.cpp", "CppWrapperCodeCache")
+_CPP_CALLS = ("async_compile.cpp", "CppWrapperCodeCache")
 #: Source code that chooses among kernels when it runs. torch fails to load it again: `MultiKernelCall.cache_file_path`
 #: asks kernels for a source that those from a cache do not have (torch/_inductor/codegen/multi_kernel.py, 2.13).
 _MULTI_KERNEL = (b"async_compile.multi_kernel(", b"async_compile.size_hint_multi_kernel(")
@@ -95,7 +95,7 @@ def facts_of_reading(reading: Reading) -> ValueFacts:
         guards=_text(root, "guards_expr"),
         extern_libs_key=",".join(sorted({_text(graph, "extern_libs_key") for graph in graphs} - {""})),
         device_types=frozenset(device for graph in graphs for device in _device_types(graph)),
-        uses_cpp=opaque or any(marker in source for source in sources for marker in _CPP_MARKERS),
+        uses_cpp=opaque or any(call in source for source in sources for call in _CPP_CALLS),
         compile_seconds=_seconds(root),
         static_kernels=static,
         fx_graphs=fx_graphs,

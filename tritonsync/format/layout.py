@@ -1,4 +1,4 @@
-"""Object names below the URL, and which names may stand in them.
+"""Names of the objects in the bucket: made here and nowhere else, and which keys and names may stand in them.
 
 ::
 
@@ -26,7 +26,7 @@ __all__ = [
     "AUTOTUNE",
     "FORMAT_CONTENT",
     "FORMAT_OBJECT",
-    "MAX_MARKER_BYTES",
+    "MAX_FORMAT_BYTES",
     "BundlePlace",
     "check_format",
     "check_key",
@@ -110,8 +110,8 @@ def workload_key(name: str) -> str:
 
 FORMAT_OBJECT = "tritonsync.json"
 FORMAT_CONTENT = b'{"format": 1}'
-#: More than any format's marker will have.
-MAX_MARKER_BYTES = 4096
+#: More than the format object of any version will have.
+MAX_FORMAT_BYTES = 4096
 #: Stands where a variant would, under an FX key; no variant is ever named so.
 AUTOTUNE = "autotune"
 
@@ -174,10 +174,10 @@ _KNOWN: int = json.loads(FORMAT_CONTENT)["format"]
 
 
 def check_format(content: bytes | None, shown: str) -> None:
-    """Check that the bucket's format is known; no marker is a new bucket.
+    """Check that the bucket's format is known; no format object is a new bucket.
 
     Args:
-        content: of the marker object, None if there is none.
+        content: of the format object, None if there is none.
         shown: its URL, for messages.
 
     Raises:
@@ -191,6 +191,6 @@ def check_format(content: bytes | None, shown: str) -> None:
     except (ValueError, TypeError, LookupError, RecursionError):
         number = None
     if type(number) is not int or number < 1:
-        raise FormatError(f"{shown} is not the marker of a tritonsync bucket; choose another prefix, or remove it")
+        raise FormatError(f"{shown} is no format object of tritonsync; choose another prefix, or remove it")
     if number > _KNOWN:
         raise NewerFormatError(f"{shown} says format {number}: a newer tritonsync wrote it; upgrade this one")

@@ -1,4 +1,4 @@
-"""Read a pickle without running it: what the opcodes would build, as inert values.
+"""Read a pickle without running it: what the opcodes would build, as plain values.
 
 Nothing is imported or called, and nothing but text is hashed. A class or function is a `Global`, whatever would be made
 by calling one is an `Instance`, bytes are a `Span` of the pickle, so that they can be cut out of it. That makes it safe

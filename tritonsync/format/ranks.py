@@ -38,7 +38,7 @@ class Rank(NamedTuple):
 
 
 #: Stand in a pickled value as they are: names of classes, and what generated code and the text of graphs call.
-_MARKERS = (
+_DISTRIBUTED = (
     b"torch.distributed",
     b"DTensor",
     b"DeviceMesh",
@@ -64,7 +64,7 @@ _NOBODY = Rank(0, 0)
 
 def depends_on_rank(value: bytes) -> bool:
     """Whether a pickled value, or its skeleton, may hold code for one rank only. Errs on the side of yes."""
-    return any(marker in value for marker in _MARKERS) or _CUSTOM_PASS.search(value) is not None
+    return any(name in value for name in _DISTRIBUTED) or _CUSTOM_PASS.search(value) is not None
 
 
 def ranked_variant(variant: str, owner: Rank | None) -> str:

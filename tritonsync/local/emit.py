@@ -1,4 +1,4 @@
-"""Writing a kernel folder into Triton's cache: it appears whole or not at all.
+"""Renames a kernel folder into place in Triton's cache: it appears whole or not at all.
 
 A new folder is written under a random name beside its place and renamed over it. What to do with a folder that is there
 already follows from what it is:

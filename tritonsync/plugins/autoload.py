@@ -1,8 +1,9 @@
-"""The `torch.backends` entry point: runs at the end of every `import torch`, and must not be noticed there.
+"""Runs at the end of every `import torch`, unnoticed: `HOOKS` lists the modules that plugins patch, and with what.
 
-It imports nothing but the standard library and the settings, and does nothing at all without TRITONSYNC_URL. With one
-it waits, by a finder on `sys.meta_path`, for the modules of torch and Triton that plugins plug into, and makes first
-contact with the bucket on a daemon thread. An exception here would make `import torch` fail, whoever needed it.
+It is the entry point in the group `torch.backends`, and imports nothing but the standard library and the settings. It
+does nothing at all without TRITONSYNC_URL. With one it waits, by a finder on `sys.meta_path`, for the modules of torch
+and Triton that plugins plug into, and connects to the bucket on a daemon thread. An exception here would make
+`import torch` fail, whoever needed it.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ def _make_contact(settings: Settings) -> None:
         if now is not None:
             now.begin()
     except Exception as exc:  # noqa: BLE001 - said; `import torch` goes on
-        log.warning("no contact with the bucket\n%s", traceback_of(exc))
+        log.warning("no connection to the bucket\n%s", traceback_of(exc))
 
 
 def _is_being_imported(module: ModuleType) -> bool:

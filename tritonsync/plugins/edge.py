@@ -1,18 +1,20 @@
-"""The edge to a host program: functions of ours that it calls never raise, and what we change in it can be put back."""
+"""The edge to a host program: what it calls of ours never raises, and what we change in it can be put back."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, ParamSpec, TypeVar, cast
 
 from tritonsync.messages import warn_once
 from tritonsync.redaction import traceback_of
 from tritonsync.session import session
 
-__all__ = ["Patches", "UnknownProgramError", "edge"]
+__all__ = ["Patches", "UnknownProgramError", "edge", "never_raise"]
 
 log = logging.getLogger(__name__)
 
@@ -24,33 +26,45 @@ class UnknownProgramError(Exception):
     """Something of the host program is not as it was in the versions that are known; it never leaves `plugins`."""
 
 
+def never_raise(name: str, *, is_own: bool = True) -> AbstractContextManager[None, bool]:
+    """Leave the block where it raises, and say so once per cause; with TRITONSYNC_STRICT=1, raise.
+
+    Args:
+        name: of what the block does, for people.
+        is_own: whether its time counts as our own; if not, it is the host program's.
+    """
+    # mypy believes of `contextmanager` that nothing is ever caught.
+    return cast("AbstractContextManager[None, bool]", _never_raise(name, is_own))
+
+
+@contextlib.contextmanager
+def _never_raise(name: str, is_own: bool) -> Iterator[None]:
+    now = None
+    with contextlib.suppress(Exception):  # the block asks for the session again where it needs it, and fails there
+        now = session.current()
+    try:
+        with now.own_time() if now is not None and is_own else contextlib.nullcontext():
+            yield
+    except Exception as exc:
+        if now is not None and now.settings.strict:
+            raise
+        warn_once(log, f"{name} {type(exc).__name__}", "%s failed; the program goes on without it: %r", name, exc)
+        log.debug("where it failed\n%s", traceback_of(exc))
+
+
 def edge(
     fallback: Any,  # noqa: ANN401 - a T, as an instance of it
     *,
     is_own: bool = True,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Return `fallback` where the function raises, and say so once per cause; with TRITONSYNC_STRICT=1, raise.
-
-    Its time counts as our own, unless it is the host program's (`is_own`).
-    """
+    """Return `fallback` where the function raises; see `never_raise`."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            now = None
-            try:
-                now = session.current()
-                if now is None or not is_own:
-                    return function(*args, **kwargs)
-                with now.own_time():
-                    return function(*args, **kwargs)
-            except Exception as exc:
-                if now is not None and now.settings.strict:
-                    raise
-                cause = f"{function.__module__}.{function.__qualname__} {type(exc).__name__}"
-                warn_once(log, cause, "%s failed; the program goes on without it: %r", function.__qualname__, exc)
-                log.debug("where it failed\n%s", traceback_of(exc))
-                return cast("T", fallback)
+            with never_raise(f"{function.__module__}.{function.__qualname__}", is_own=is_own):
+                return function(*args, **kwargs)
+            return cast("T", fallback)
 
         return guarded
 

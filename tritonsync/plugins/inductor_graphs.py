@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tritonsync.messages import warn_once
-from tritonsync.plugins.edge import edge
+from tritonsync.plugins.edge import edge, never_raise
 from tritonsync.session import session
 from tritonsync.session.session import GraphLookup, Value
 
@@ -44,8 +44,11 @@ class GraphCaches:
             key: str,
         ) -> Iterator[Candidate]:
             lookup = _begin(cls.__name__, key) if local else None
+            if lookup is None:
+                yield from original(cls, local, remote_cache, key)
+                return
             for candidate in original(cls, local, remote_cache, key):
-                if lookup is not None and (_is_foreign(candidate[0]) or _is_for_another(lookup, candidate[1])):
+                if _is_foreign(candidate[0]) or _is_for_another(lookup, candidate[1]):
                     continue
                 try:
                     yield candidate
@@ -53,7 +56,7 @@ class GraphCaches:
                     # torch has taken this one, and looks no further.
                     _taken(lookup, candidate[1], None)
                     raise
-            while lookup is not None and not lookup.is_done:
+            while not lookup.is_done:
                 values = _more(lookup)
                 if values is None:
                     break  # it failed, and nothing says that it would not again
@@ -66,7 +69,8 @@ class GraphCaches:
                     except GeneratorExit:
                         _taken(lookup, value.data, value)
                         raise
-            _missed(lookup)
+            with never_raise("GraphLookup.missed"):
+                lookup.missed()
 
         return iterate_over_candidates
 
@@ -97,19 +101,32 @@ class GraphCaches:
         return populate_cache
 
 
-@edge(None)
 def _begin(cache: str, key: str) -> GraphLookup | None:
-    now, kind = session.current(), _KINDS.get(cache)
-    return None if now is None or kind is None else now.look_up(kind, key)
+    with never_raise("Session.look_up"):
+        now, kind = session.current(), _KINDS.get(cache)
+        return None if now is None or kind is None else now.look_up(kind, key)
+    return None
 
 
-@edge(None)
+def _is_for_another(lookup: GraphLookup, data: bytes) -> bool:
+    with never_raise("GraphLookup.is_for_another"):
+        return lookup.is_for_another(data)
+    return True  # it may be: what another rank's graph does is silently wrong
+
+
 def _more(lookup: GraphLookup) -> tuple[Value, ...] | None:
-    return lookup.more()
+    with never_raise("GraphLookup.more"):
+        return lookup.more()
+    return None
+
+
+def _taken(lookup: GraphLookup, data: bytes, value: Value | None) -> None:
+    with never_raise("GraphLookup.taken"):
+        lookup.taken(data, value)
 
 
 def _open(lookup: GraphLookup, value: Value) -> Candidate | None:
-    # Not under `edge`: torch would unpickle it as well, so the time is not ours.
+    # Not under `never_raise`: torch would unpickle it as well, so the time is not ours.
     try:
         opened = pickle.loads(value.data)  # noqa: S301 - checked against a manifest, signed where keys are set
         opened.guards_expr  # noqa: B018 - torch asks for it
@@ -124,24 +141,6 @@ def _is_foreign(value: Any) -> bool:  # noqa: ANN401
     """Whether torch would refuse the value for its libdevice, after it has stopped looking at others."""
     now, key = session.current(), getattr(value, "extern_libs_key", None)
     return now is not None and key is not None and key != now.host.extern_libs_key()
-
-
-# Where that cannot be told, it is: what another rank's graph does is silently wrong.
-@edge(True)
-def _is_for_another(lookup: GraphLookup, data: bytes) -> bool:
-    return lookup.is_for_another(data)
-
-
-@edge(None)
-def _taken(lookup: GraphLookup | None, data: bytes, value: Value | None) -> None:
-    if lookup is not None:
-        lookup.taken(data, value)
-
-
-@edge(None)
-def _missed(lookup: GraphLookup | None) -> None:
-    if lookup is not None:
-        lookup.missed()
 
 
 @edge(None)

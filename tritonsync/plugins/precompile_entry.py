@@ -143,7 +143,7 @@ def _compare(made_of: dict[str, Any], code: Any) -> None:  # noqa: ANN401
 
 
 def _compare_named_codes(package: Any) -> None:  # noqa: ANN401
-    """Compare the functions besides the first that the result was made for, which torch finds by their names."""
+    """Compare the functions after the first that the result was made for, which torch finds by their names."""
     from torch._dynamo.package import SerializedCode, _lookup_code
 
     for entry in package._codes.values():  # noqa: SLF001

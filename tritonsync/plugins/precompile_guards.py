@@ -82,7 +82,7 @@ class Kept:
     Args:
         facts: from `facts_of_guards`, of the process that made the result.
         scope: the globals of the function.
-        names: what the sources of guards may name besides.
+        names: what else the sources of guards may name.
     """
 
     def __init__(self, facts: Mapping[str, Any], scope: dict[str, Any], names: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What Dynamo's result for a function depends on besides its guards, and the key made of it.
+"""What Dynamo's result for a function depends on apart from its guards, and the key made of it.
 
 Inside one process Dynamo takes versions, configuration and the kind of machine for given. Elsewhere each of them is
 part of the key: another one is a miss. Upstream's key is the function's name and first line alone

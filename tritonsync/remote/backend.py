@@ -13,18 +13,20 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tritonsync import times
 from tritonsync.errors import UnfitObjectError
+from tritonsync.remote.filesystem import build
 from tritonsync.remote.filesystem import close as close_filesystem
 from tritonsync.remote.threads import on_loop, on_thread
 from tritonsync.remote.translate import is_past_the_end
 from tritonsync.remote.url import Address
+from tritonsync.remote.waiting import RetryPolicy
 
-__all__ = ["TEMPORARY", "Backend", "Folder", "ObjectStore", "create_file", "modified", "read_file"]
+__all__ = ["TEMPORARY", "Backend", "Folder", "ObjectStore", "create_file", "modified", "over_fsspec", "read_file"]
 
 #: How names of files begin that are not objects yet.
 TEMPORARY = ".tritonsync-"
@@ -240,6 +242,16 @@ class Folder(Backend):
         """See `Backend`."""
         found = super().find(prefix, timeout)
         return {name: info for name, info in found.items() if not name.rpartition("/")[2].startswith(TEMPORARY)}
+
+
+def over_fsspec(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Backend:
+    """Make the client of this address; it may block."""
+    kind: Callable[[Any, Address], Backend] = Backend
+    if address.is_s3 or address.is_gcs:
+        kind = ObjectStore
+    elif address.is_folder:
+        kind = Folder
+    return kind(build(address, options, patience), address)
 
 
 def modified(info: Mapping[str, Any]) -> float | None:

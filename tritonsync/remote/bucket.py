@@ -11,7 +11,7 @@ other side does not choose how much memory is spent.
     create(name, data)          True: created, False: exists already
     list(prefix)                all objects below a prefix
     delete(name)
-    probe()                     "read-write" or "read-only"; creates the bucket's marker
+    probe()                     "read-write" or "read-only"; creates the bucket's format object
 
     AccessDeniedError           403, 401, no credentials                      never repeated; expired ones are read anew
     BucketNotFoundError         there is no such bucket                       never repeated
@@ -42,9 +42,8 @@ from tritonsync.errors import (
     TritonSyncError,
     UnfitObjectError,
 )
-from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, MAX_MARKER_BYTES, check_format
-from tritonsync.remote.backend import Backend, modified
-from tritonsync.remote.connect import connect
+from tritonsync.format.layout import FORMAT_CONTENT, FORMAT_OBJECT, MAX_FORMAT_BYTES, check_format
+from tritonsync.remote.backend import Backend, modified, over_fsspec
 from tritonsync.remote.engine import Engine, choose
 from tritonsync.remote.filesystem import MAX_CONNECTIONS
 from tritonsync.remote.stats import BucketStats, Counter
@@ -54,13 +53,13 @@ from tritonsync.remote.url import parse_url
 from tritonsync.remote.waiting import Breaker, Deadline, RetryPolicy
 from tritonsync.settings import EngineChoice, environment, from_variable
 
-__all__ = ["Access", "Bucket", "BucketStats", "Fetched", "ObjectInfo"]
+__all__ = ["Access", "Answer", "Bucket", "BucketStats", "ObjectInfo"]
 
 logger = logging.getLogger(__name__)
 
 Access = Literal["read-write", "read-only"]
 #: What `get_many` says of one object: its bytes, None for a missing one, or why there are none.
-Fetched = bytes | RemoteError | UnfitObjectError | None
+Answer = bytes | RemoteError | UnfitObjectError | None
 T = TypeVar("T")
 
 
@@ -171,7 +170,7 @@ class Bucket:
                 )
         return data
 
-    def get_many(self, limits: Mapping[str, int], *, timeout: float | None = None) -> dict[str, Fetched]:
+    def get_many(self, limits: Mapping[str, int], *, timeout: float | None = None) -> dict[str, Answer]:
         """Return several objects, fetched in parallel: bytes, None for a missing one, the error for a failed one.
 
         Args:
@@ -180,7 +179,7 @@ class Bucket:
         """
         deadline = Deadline(timeout)
 
-        def one(name: str) -> Fetched:
+        def one(name: str) -> Answer:
             try:
                 return self.get(name, limit=limits[name], timeout=deadline.left)
             except (RemoteError, UnfitObjectError) as exc:
@@ -259,8 +258,8 @@ class Bucket:
     def probe(self, *, write: bool = True, timeout: float | None = None) -> Access:
         """Find out whether this identity may read and write here, and that the bucket's format is known. Two requests.
 
-        Writes the marker `tritonsync.json` if it is not there. A refused write is no error but "read-only"; that the
-        marker exists already (412) is only told to those who may write.
+        Writes the format object `tritonsync.json` if it is not there. A refused write is no error but "read-only"; that
+        it exists already (412) is only told to those who may write.
 
         Args:
             write: False: write nothing, and answer "read-only" if the bucket can be read.
@@ -270,12 +269,12 @@ class Bucket:
             AccessDeniedError: it may not even be read.
             BucketNotFoundError: there is no such bucket.
             NewerFormatError: a newer tritonsync wrote it.
-            FormatError: the marker is none.
+            FormatError: the format object is none.
         """
         deadline = Deadline(timeout)
         denied: AccessDeniedError | None = None
         try:
-            # First, so that a server that ignores conditions never loses the marker of a newer format.
+            # First, so that a server that ignores conditions never loses the object of a newer format.
             self._check_format(deadline)
             if not write:
                 # On GCS a listing is what tells a missing bucket from a missing object.
@@ -284,7 +283,7 @@ class Bucket:
         except AccessDeniedError as exc:
             if not write:
                 raise
-            # Without s3:ListBucket this is what S3 says of a marker that is not there yet.
+            # Without s3:ListBucket this is what S3 says of an object that is not there yet.
             denied = exc
         try:
             created = self.create(FORMAT_OBJECT, FORMAT_CONTENT, timeout=deadline.left)
@@ -301,16 +300,16 @@ class Bucket:
     def _check_format(self, deadline: Deadline) -> None:
         shown = self._address.show(FORMAT_OBJECT)
         try:
-            check_format(self._marker(deadline), shown)
+            check_format(self._format_object(deadline), shown)
         except FormatError:
             # What may have changed on its way is asked for once more before a command fails for it.
-            check_format(self._marker(deadline), shown)
+            check_format(self._format_object(deadline), shown)
 
-    def _marker(self, deadline: Deadline) -> bytes | None:
+    def _format_object(self, deadline: Deadline) -> bytes | None:
         try:
-            return self.get(FORMAT_OBJECT, limit=MAX_MARKER_BYTES, timeout=deadline.left)
+            return self.get(FORMAT_OBJECT, limit=MAX_FORMAT_BYTES, timeout=deadline.left)
         except UnfitObjectError:
-            return b""  # which is no marker
+            return b""  # which says no format
 
     def close(self) -> None:
         """Close this process's connections. The bucket can be used again: it opens new ones."""
@@ -370,9 +369,19 @@ class Bucket:
         with self._lock:
             building = self._backends.get(pid)
             if building is None or (building.done() and building.exception() is not None):
-                building = start_thread(lambda: connect(self._address, self._options, self._policy, self.engine))
+                building = start_thread(lambda: self._build(self.engine))
                 self._backends[pid] = building
         return building
+
+    def _build(self, engine: Engine) -> Backend:
+        def plain() -> Backend:
+            return over_fsspec(self._address, self._options, self._policy)
+
+        if engine.name != "obstore":
+            return plain()
+        from tritonsync.remote.obstore_backend import ObstoreBackend
+
+        return ObstoreBackend(engine, self._address, self._policy, plain)
 
 
 def _is_passing(exc: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""How long to wait, how often to ask again, and when to stop asking.
+"""When to ask the bucket again, and when to stop: deadlines, retries, the budget of a process, and a breaker.
 
 `Deadline` is the end of an operation of several calls. `RetryPolicy` repeats one call. `Budget` adds up what a process
 has waited in vain. `Breaker` leaves a bucket alone that failed several times in a row. The numbers are in `times.py`.

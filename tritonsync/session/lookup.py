@@ -2,7 +2,7 @@
 
 ::
 
-    lookup = lookups.begin(kind, key)     waits for a fetch of this key that is under way
+    lookup = session.look_up(kind, key)   waits for a fetch of this key that is under way
     lookup.is_for_another(data)           whether a value that lies here belongs to another rank of the job
     lookup.more()                         values of the bucket that torch has not tried, now in this host's caches
     lookup.taken(data, value)             torch uses this one; what it names is fetched ahead
@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 from tritonsync.format.facts import ValueFacts, variant_of
@@ -40,21 +41,13 @@ class GraphLookups:
         # Without locks, which a fork could leave locked: each change is one assignment.
         self._offered: dict[tuple[str, str], frozenset[str]] = {}
 
-    def begin(self, kind: str, key: str) -> GraphLookup:
-        """Begin a lookup of torch; what is being fetched of this key is in this host's caches afterwards."""
-        return GraphLookup(self, kind, key, self.incoming.settled_names(kind, key))
-
     def offered(self, kind: str, key: str) -> frozenset[str]:
-        """Return the file names of the values that torch was offered under a key."""
+        """Return the file names of the values that torch was offered under a key, in lookups that have ended."""
         return self._offered.get((kind, key), frozenset())
 
     def note_offered(self, kind: str, key: str, names: Iterable[str]) -> None:
         """Note that torch was offered these values."""
         self._offered[kind, key] = self.offered(kind, key) | frozenset(names)
-
-    def note_left_out(self, kind: str, key: str, name: str) -> None:
-        """Note that torch was not offered this value after all."""
-        self._offered[kind, key] = self.offered(kind, key) - {name}
 
     def is_ranked(self, data: bytes) -> bool:
         """Whether a value of this program may hold code for one rank only."""
@@ -69,49 +62,50 @@ class GraphLookups:
             note_owner(host.caches().inductor, value_name(data), rank)
 
 
+@dataclasses.dataclass(eq=False)
 class GraphLookup:
     """One lookup.
 
     Attributes:
+        lookups: of the process.
         kind: `fx_graph` or `aot_autograd`.
         key: the key there.
+        seen: file names of the values that torch has or was offered.
+        left_out: those of them that torch does not get after all.
         is_done: whether asking again would bring nothing more.
     """
 
-    def __init__(self, lookups: GraphLookups, kind: str, key: str, seen: Iterable[str]) -> None:
-        self._lookups, self.kind, self.key = lookups, kind, key
-        self._seen = set(seen)
-        self._left_out: set[str] = set()
-        self.is_done = False
-        lookups.note_offered(kind, key, self._seen)
+    lookups: GraphLookups
+    kind: str
+    key: str
+    seen: set[str]
+    left_out: set[str] = dataclasses.field(default_factory=set)
+    is_done: bool = False
 
     def more(self) -> tuple[Value, ...]:
         """Bring values of this key here that torch has not tried, with their kernels and autotune results."""
         self.is_done = True  # also if what follows raises
-        seen = frozenset(self._seen)
-        arrival = self._lookups.incoming.fetch(self.kind, self.key, seen)
+        arrival = self.lookups.incoming.fetch(self.kind, self.key, frozenset(self.seen))
         # One that was left out here comes again where the bucket knows that it is this rank's.
-        known = seen - {value.name for value in arrival.values if value.manifest and value.name in self._left_out}
-        new = [value for value in arrival.values if value.name not in known]
-        self._seen.update(value.name for value in new)
+        known = self.left_out & {value.name for value in arrival.values if value.manifest}
+        self.left_out -= known
+        new = [value for value in arrival.values if value.name in known or value.name not in self.seen]
+        self.seen.update(value.name for value in new)
         self.is_done = arrival.asked or not new
-        offered = tuple(value for value in new if value.manifest or not self.is_for_another(value.data))
-        self._lookups.note_offered(self.kind, self.key, (value.name for value in offered))
-        return offered
+        return tuple(value for value in new if value.manifest or not self.is_for_another(value.data))
 
     def is_for_another(self, data: bytes) -> bool:
         """Whether a value from this host's folder may be for another rank of the job, so that it must be left out."""
-        host = self._lookups.context.host()
+        host = self.lookups.context.host()
         rank = host.rank()
         inductor = host.caches().inductor
         # A program of one process reads through its values only where a job has left notes.
-        if rank is None or (rank.world == 1 and not has_owners(inductor)) or not self._lookups.is_ranked(data):
+        if rank is None or (rank.world == 1 and not has_owners(inductor)) or not self.lookups.is_ranked(data):
             return False
         name = value_name(data)
         if is_owner(inductor, name, rank):
             return False
-        self._left_out.add(name)
-        self._lookups.note_left_out(self.kind, self.key, name)
+        self.left_out.add(name)
         return True
 
     def taken(self, data: bytes, value: Value | None) -> None:
@@ -121,7 +115,8 @@ class GraphLookup:
             data: its bytes.
             value: as it came from `more`; None if torch found it in its own folder.
         """
-        lookups, counters = self._lookups, self._lookups.context.counters
+        self._note_offered()
+        lookups, counters = self.lookups, self.lookups.context.counters
         manifests: list[Manifest] = (
             [value.manifest]
             if value is not None and value.manifest is not None
@@ -141,7 +136,11 @@ class GraphLookup:
 
     def missed(self) -> None:
         """Note that torch uses none."""
-        self._lookups.context.counters.add(misses=1)
+        self._note_offered()
+        self.lookups.context.counters.add(misses=1)
+
+    def _note_offered(self) -> None:
+        self.lookups.note_offered(self.kind, self.key, self.seen - self.left_out)
 
     def _fetch(self, graphs: Iterable[tuple[str, str]]) -> None:
         """Fetch the FX graphs that an AOTAutograd value names, all at once; torch asks for one after the other.
@@ -149,7 +148,7 @@ class GraphLookup:
         Args:
             graphs: key and guards of each.
         """
-        host = self._lookups.context.host()
+        host = self.lookups.context.host()
         cpu, rank, libraries = host.cpu(), host.rank(), {"", host.extern_libs_key() or ""}
         wanted: dict[str, set[str]] = {}
         for key, guards in graphs:
@@ -160,7 +159,7 @@ class GraphLookup:
                 for is_ranked in (False, True)
             ]
             wanted.setdefault(key, set()).update(variant_of(each, cpu, rank)[0] for each in facts)
-        self._lookups.incoming.fetch_variants("fx_graph", wanted)
+        self.lookups.incoming.fetch_variants("fx_graph", wanted)
 
 
 def _seconds_saved(manifest: Manifest) -> float:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tritonsync import times
 from tritonsync.format.bundle import Bundle
-from tritonsync.format.layout import FORMAT_OBJECT, MAX_MARKER_BYTES
+from tritonsync.format.layout import FORMAT_OBJECT, MAX_FORMAT_BYTES
 from tritonsync.format.manifest import Manifest
 from tritonsync.remote.bucket import BucketStats
 from tritonsync.remote.engine import needs_loop
@@ -148,13 +148,13 @@ class Session:
     # ---- from the bucket --------------------------------------------------------------------------------------------
 
     def look_up(self, kind: str, key: str) -> GraphLookup:
-        """Begin a lookup of torch for the value of a graph.
+        """Begin a lookup of torch for the value of a graph; what is being fetched of its key is here afterwards.
 
         Args:
             kind: `fx_graph` or `aot_autograd`.
             key: the key there.
         """
-        return self._lookups.begin(kind, key)
+        return GraphLookup(self._lookups, kind, key, set(self._incoming.settled_names(kind, key)))
 
     def newest(self, kind: str, key: str) -> Found:
         """Look for the newest bundle of a key, within the budget. Trouble of any kind is a miss."""
@@ -301,7 +301,7 @@ class Session:
         try:
             self._last = self._record.load(store)
             if self._record.name is None:
-                store.bucket.get(FORMAT_OBJECT, limit=MAX_MARKER_BYTES)
+                store.bucket.get(FORMAT_OBJECT, limit=MAX_FORMAT_BYTES)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._waits.failed(exc)
 

@@ -1,4 +1,4 @@
-"""The program waits for the bucket: how long at most, and what becomes of failures.
+"""What becomes of the program while it waits for the bucket: whether it may wait, and what failures lead to.
 
 Trouble of any kind is a miss, said once per cause. What will not get better (access denied, no such bucket, wrong
 settings, a cache folder that others may write into) turns the bucket off for the rest of the process, and so does a

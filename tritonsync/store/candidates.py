@@ -19,7 +19,7 @@ from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix, parse_ma
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.messages import warn_once
-from tritonsync.remote.bucket import Bucket, Fetched, ObjectInfo
+from tritonsync.remote.bucket import Answer, Bucket, ObjectInfo
 from tritonsync.remote.waiting import Deadline
 
 __all__ = [
@@ -81,7 +81,7 @@ class Candidates:
         self.seen: dict[BundlePlace, Manifest | None] = {}
         self.lost: set[str] = set()
         self.failed: dict[str, RemoteError] = {}
-        self.along: dict[str, Fetched] = {}
+        self.along: dict[str, Answer] = {}
 
     def accepted(
         self,
@@ -96,7 +96,7 @@ class Candidates:
 
         Args:
             groups: the bundles to look at.
-            enough: variants that are wanted; autotune results come besides.
+            enough: variants that are wanted; autotune results come in addition.
             usable: whether a manifest counts as one that is wanted.
             first: of how many rivals of a variant the first round is, where not of `MAX_RIVALS`.
             along: names and sizes of objects to be fetched with the first round.
@@ -112,7 +112,7 @@ class Candidates:
             places = self._round(left, found, wanted * factor, factor, first or {})
             if self.failed or not (places or along):
                 break
-            for place, manifest in self._fetch(places, along or {}):
+            for place, manifest in self._read_manifests(places, along or {}):
                 found.setdefault(place.variant, []).append((manifest, place))
             along, factor = None, 2 * factor
         self._say_how_many()
@@ -153,7 +153,9 @@ class Candidates:
             else:
                 self._refused += 1
 
-    def _fetch(self, places: Iterable[BundlePlace], along: Mapping[str, int]) -> Iterable[tuple[BundlePlace, Manifest]]:
+    def _read_manifests(
+        self, places: Iterable[BundlePlace], along: Mapping[str, int]
+    ) -> Iterable[tuple[BundlePlace, Manifest]]:
         limits = {place.manifest: self._listing[place.manifest].size for place in places}
         objects = self._bucket.get_many({**limits, **along}, timeout=self._deadline.left)
         self.along.update((name, objects[name]) for name in along)
@@ -163,7 +165,7 @@ class Candidates:
             if manifest is not None:
                 yield place, manifest
 
-    def _accept(self, fetched: Fetched, place: BundlePlace) -> Manifest | None:
+    def _accept(self, fetched: Answer, place: BundlePlace) -> Manifest | None:
         """Return the manifest, or None, with a warning, if its size, signature, place or content is unfit."""
         try:
             data = granted(fetched)
@@ -202,7 +204,7 @@ def check_time(deadline: Deadline, what: str) -> None:
         raise RemoteTimeoutError(f"{what} was given up: there was no time left to read what lies there")
 
 
-def granted(data: Fetched) -> bytes | None:
+def granted(data: Answer) -> bytes | None:
     """Return an object; one that was refused counts as missing, said once.
 
     Whoever may list a bucket and is refused one object meets a matter of that object: another storage class, another

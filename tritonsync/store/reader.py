@@ -21,7 +21,7 @@ from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix
 from tritonsync.format.manifest import MAX_CONTENT_BYTES, MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.ranks import Rank, fulfilled, is_variant_of_another
 from tritonsync.format.signing import TrustPolicy
-from tritonsync.remote.bucket import Bucket, Fetched
+from tritonsync.remote.bucket import Answer, Bucket
 from tritonsync.remote.waiting import Deadline
 from tritonsync.store.candidates import (
     MAX_VARIANTS,
@@ -161,7 +161,7 @@ class Reader:
     def _load_variant(
         self,
         rivals: Iterable[tuple[Manifest, BundlePlace]],
-        fetched: Mapping[str, Fetched],
+        fetched: Mapping[str, Answer],
         left: int,
         have: Callable[[Manifest], bool] | None,
         deadline: Deadline,
@@ -209,7 +209,7 @@ class Reader:
     def _is_for_this_host(self, manifest: Manifest) -> bool:
         return manifest.environment.requires in fulfilled(self.cpu, self.rank)
 
-    def _content(self, found: Manifest, place: BundlePlace, pack: Fetched, deadline: Deadline) -> Bundle | None:
+    def _content(self, found: Manifest, place: BundlePlace, pack: Answer, deadline: Deadline) -> Bundle | None:
         """Return the bundle from its pack, or from single objects; None, with a warning, where both are missing.
 
         Raises:
@@ -243,7 +243,7 @@ class Reader:
                 raise
             return None  # a server that is replacing the pack, or one that lost it
 
-    def _pack_bytes(self, size: int, place: BundlePlace, pack: Fetched, deadline: Deadline) -> bytes | None:
+    def _pack_bytes(self, size: int, place: BundlePlace, pack: Answer, deadline: Deadline) -> bytes | None:
         """Return the pack that came with the manifest, or ask for it, now that its size is promised."""
         if isinstance(pack, (bytes, UnfitObjectError, AccessDeniedError)):
             return granted(pack)

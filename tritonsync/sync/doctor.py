@@ -20,7 +20,7 @@ from typing import Literal
 
 from tritonsync._version import __version__
 from tritonsync.errors import AccessDeniedError, FormatError, RemoteError, TritonSyncError, UnsafeFolderError
-from tritonsync.format.layout import FORMAT_OBJECT, MAX_MARKER_BYTES
+from tritonsync.format.layout import FORMAT_OBJECT, MAX_FORMAT_BYTES
 from tritonsync.local.files import check_owner
 from tritonsync.remote.bucket import Bucket
 from tritonsync.settings import VARIABLES, Settings
@@ -157,7 +157,7 @@ def _bucket(settings: Settings, open_bucket: Callable[[], Bucket]) -> Iterator[F
 
 def _rights(settings: Settings, bucket: Bucket) -> Iterator[Finding]:
     started = time.perf_counter()
-    bucket.get(FORMAT_OBJECT, limit=MAX_MARKER_BYTES)
+    bucket.get(FORMAT_OBJECT, limit=MAX_FORMAT_BYTES)
     first = time.perf_counter() - started
     yield Finding("bucket", "ok", f"read: allowed, {first:.2f} s for the first request (connecting included)")
     took = []

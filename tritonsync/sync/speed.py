@@ -90,7 +90,7 @@ def speed(open_bucket: Callable[[], Bucket], *, write: bool = True, progress: Pr
     """Measure a bucket.
 
     Args:
-        open_bucket: opens the place for the sample; called twice, because a first contact is measured.
+        open_bucket: opens the place for the sample; called twice, because a first connection is measured.
         write: False: nothing is published, so only requests are measured; a refused write does the same.
         progress: called with (done, all) steps.
 
