@@ -1,13 +1,15 @@
 """Programs whose first call is measured: `python workloads.py <name> [--device cuda] [--tiny] [options]`.
 
 Each prints one JSON object: seconds of the first call, how far its numbers are from eager mode, and what tritonsync
-counted up to then. `--tiny` takes models of a few matrix products, which any machine compiles in a second.
+counted up to then. `--tiny` takes models of a few matrix products, which any machine compiles in a second. With
+`--gated` it says `ready` before its first call and `called` after it, and waits for a line each time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing  # noqa: F401 - as in zygote.py: it is in torch's keys
 import os
 import sys
 import time
@@ -253,6 +255,18 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def build(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
+    """Return the program's call, its model made where it will run: weights are drawn quickly on a GPU."""
+    with torch.device(options.device):
+        return WORKLOADS[options.name](options)
+
+
+def wait(what: str) -> None:
+    """Say something, and wait for a line."""
+    print(what, flush=True)
+    sys.stdin.readline()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name", choices=WORKLOADS)
@@ -261,15 +275,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=[50])
     parser.add_argument("--save-mega")
     parser.add_argument("--load-mega")
+    parser.add_argument("--gated", action="store_true")
     parser.add_argument("--calls", type=int, default=1, help="calls after the first one")
     options = parser.parse_args()
     begun = time.perf_counter()
     torch.manual_seed(0)
     options.eager, options.layers = False, 4
-    call, what = WORKLOADS[options.name](options)
+    call, what = build(options)
     # The device's first kernel costs a context that nobody can cache.
     torch.ones(1, device=options.device).add_(1)
     synchronize(options.device)
+    built = time.perf_counter()
+    if options.gated:
+        wait("ready")
     started = time.perf_counter()
     if options.load_mega:
         torch.compiler.load_cache_artifacts(Path(options.load_mega).read_bytes())
@@ -278,6 +296,8 @@ def main() -> None:
     synchronize(options.device)
     ended = time.perf_counter()
     counted = tritonsync_counts()
+    if options.gated:
+        wait("called")
     for _ in range(options.calls):
         call()
     if options.save_mega:
@@ -290,7 +310,8 @@ def main() -> None:
         "what": what,
         "first_call_s": round(ended - loaded, 4),
         "load_s": round(loaded - started, 4),
-        "setup_s": round(started - begun, 3),
+        "setup_s": round(built - begun, 3),
+        "turn_s": round(started - built, 3),
         "sum": float(first.detach().double().sum()),
         "error": distance(first, options),
         **counters(),
@@ -304,7 +325,7 @@ def distance(first: torch.Tensor, options: argparse.Namespace) -> float:
     """Return the relative distance of the first call's numbers from eager mode's."""
     torch.manual_seed(0)
     options.eager = True
-    call, _ = WORKLOADS[options.name](options)
+    call, _ = build(options)
     expected = call()
     return round(float((first.detach() - expected.detach()).norm() / expected.detach().norm()), 6)
 
