@@ -39,7 +39,8 @@ def resnet(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str
     else:
         import timm
 
-        model = timm.create_model("resnet50", num_classes=1000).to(options.device, memory_format=torch.channels_last)
+        with torch.device(options.device):  # where weights are drawn quickly
+            model = timm.create_model("resnet50", num_classes=1000).to(memory_format=torch.channels_last)
         x = torch.randn(32, 3, 224, 224, device=options.device).to(memory_format=torch.channels_last)
     model.train()
     forward = compiled(model, options)
@@ -63,7 +64,8 @@ def vit(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
     else:
         import timm
 
-        model = timm.create_model("vit_base_patch16_224").to(options.device, dtype=torch.bfloat16)
+        with torch.device(options.device):
+            model = timm.create_model("vit_base_patch16_224").to(dtype=torch.bfloat16)
         x = torch.randn(8, 3, 224, 224, device=options.device, dtype=torch.bfloat16)
     return inference(model, x, options), "inference"
 
@@ -75,8 +77,9 @@ def resnet_inference(options: argparse.Namespace) -> tuple[Callable[[], torch.Te
         return inference(model, torch.randn(8, 56, device=options.device), options), "inference"
     import timm
 
-    model = timm.create_model("resnet50", num_classes=1000)
-    model = model.to(options.device, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    with torch.device(options.device):
+        model = timm.create_model("resnet50", num_classes=1000)
+    model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     x = torch.randn(32, 3, 224, 224, device=options.device, dtype=torch.bfloat16)
     return inference(model, x.to(memory_format=torch.channels_last), options), "inference"
 
@@ -102,7 +105,8 @@ def llama(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]
         num_key_value_heads=8,
         vocab_size=32000,
     )
-    model = LlamaForCausalLM(config).to(options.device, dtype=torch.bfloat16)
+    with torch.device(options.device):
+        model = LlamaForCausalLM(config).to(dtype=torch.bfloat16)
     ids = torch.arange(128, device=options.device).reshape(1, 128) % 1000
     model.eval()
     forward = compiled(lambda ids: model(input_ids=ids, use_cache=False).logits, options)
@@ -255,12 +259,6 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def build(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
-    """Return the program's call, its model made where it will run: weights are drawn quickly on a GPU."""
-    with torch.device(options.device):
-        return WORKLOADS[options.name](options)
-
-
 def wait(what: str) -> None:
     """Say something, and wait for a line."""
     print(what, flush=True)
@@ -281,7 +279,7 @@ def main() -> None:
     begun = time.perf_counter()
     torch.manual_seed(0)
     options.eager, options.layers = False, 4
-    call, what = build(options)
+    call, what = WORKLOADS[options.name](options)
     # The device's first kernel costs a context that nobody can cache.
     torch.ones(1, device=options.device).add_(1)
     synchronize(options.device)
@@ -325,7 +323,7 @@ def distance(first: torch.Tensor, options: argparse.Namespace) -> float:
     """Return the relative distance of the first call's numbers from eager mode's."""
     torch.manual_seed(0)
     options.eager = True
-    call, _ = build(options)
+    call, _ = WORKLOADS[options.name](options)
     expected = call()
     return round(float((first.detach() - expected.detach()).norm() / expected.detach().norm()), 6)
 
