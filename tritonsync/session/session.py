@@ -172,6 +172,10 @@ class Session:
         """Yield what Dynamo made of a function in earlier runs, best first; trouble of any kind is a miss."""
         return self._precompiled.look_up(key)
 
+    def precompiled_at_hand(self, beginning: str) -> tuple[str, bytes] | None:
+        """Return a key that begins like this and what there is of it, if that can be had without waiting."""
+        return self._precompiled.at_hand(beginning)
+
     def note_precompiled(self, key: str, data: bytes) -> None:
         """Note that the program uses this, so that it is kept on this host."""
         self._counters.add(hits=1)
