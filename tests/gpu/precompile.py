@@ -13,7 +13,8 @@ precompile   the same with TRITONSYNC_PRECOMPILE=1, another bucket
 Folders and buckets are filled by cold workers, one of each way, side by side: what they took is not counted. Those of
 `--alone` have the machine for themselves: what a cold first call takes with uploads on, and how much of it is ours.
 Each row is printed as it is measured, then a table of medians, and what the report of `tritonsync run` says of each
-function. `error`: the distance from eager mode. Ends with 1 if a number is wrong or a worker failed.
+function. `error`: the distance from eager mode; `ahead`: how many results of precompile were in
+place before the first call. Ends with 1 if a number is wrong or a worker failed.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _OWN = {"TORCH_CACHING_PRECOMPILE": "1"}
 _PRECOMPILE = {"TRITONSYNC_PRECOMPILE": "1"}
 _HEAD = (
     f"{'round':>12} {'model':<17} {'way':<12} {'first call':>10} {'own':>8} {'waited':>8} {'error':>9}"
-    f" {'set-up':>7} {'its turn':>8}"
+    f" {'set-up':>7} {'its turn':>8} {'ahead':>5}"
 )
 
 
@@ -76,7 +77,8 @@ class Measured:
         print(
             f"{number:>12} {model:<17} {way:<12} {result['first_call_s']:>8.3f} s"
             f" {counted.get('own_s', 0.0) * 1000:>5.0f} ms {counted.get('waited_s', 0.0) * 1000:>5.0f} ms"
-            f" {result['error']:>9.6f} {result['setup_s']:>5.1f} s {result['turn_s']:>6.1f} s",
+            f" {result['error']:>9.6f} {result['setup_s']:>5.1f} s {result['turn_s']:>6.1f} s"
+            f" {result['ahead']:>5}",
             flush=True,
         )
         if not result["error"] <= TOLERANCE:
