@@ -13,8 +13,8 @@ precompile   the same with TRITONSYNC_PRECOMPILE=1, another bucket
 Folders and buckets are filled by cold workers, one of each way, side by side: what they took is not counted. Those of
 `--alone` have the machine for themselves: what a cold first call takes with uploads on, and how much of it is ours.
 Each row is printed as it is measured, then a table of medians, and what the report of `tritonsync run` says of each
-function. `error`: the distance from eager mode; `ahead`: how many results of precompile were in
-place before the first call. Ends with 1 if a number is wrong or a worker failed.
+function. `error`: the distance from eager mode; `ahead`: how many results of precompile were in place before the first
+call. Ends with 1 if a number is wrong or a worker failed.
 """
 
 from __future__ import annotations
@@ -265,6 +265,8 @@ def main() -> None:
         part(f"workers are forked after importing {', '.join(forked)}" if forked else "workers are fresh processes")
         print(_HEAD, flush=True)
         series.alone([name for name in options.alone.split(",") if name])
+        if series.measured.wrong:
+            sys.exit("the first workers failed: nothing else is tried")
         part("cold workers beside others fill folders and buckets: their times are not counted")
         series.fill(models, options.together)
         series.watch(models)
