@@ -253,7 +253,8 @@ def world(state: Path, *, device: str, tiny: bool, latency: float) -> Iterator[W
     shutil.rmtree(program, ignore_errors=True)
     for name in ("tritonsync", "tests/gpu"):
         shutil.copytree(ROOT / name, program / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / ZYGOTE, program / ZYGOTE)
+    for name in ("tests/__init__.py", ZYGOTE):
+        shutil.copy(ROOT / name, program / name)
     with run_rclone(buckets) as server, FaultProxy(server.endpoint, latency=latency) as proxy:
         place = server.at("bucket", "gpu", endpoint=proxy.url)
         yield World(state, place, device, tiny)
