@@ -23,12 +23,14 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 #: Variables that may differ from the zygote's: read whenever they are needed, or set again in the child.
 READ_LATE = {
+    "TORCH_CACHING_PRECOMPILE",
     "TORCH_COMPILE_JOB_ID",
     "TORCH_DEVICE_BACKEND_AUTOLOAD",
     "TORCHINDUCTOR_CACHE_DIR",
@@ -43,8 +45,8 @@ SCOUTS = (("plugins/programs.py", "train"), ("plugins/gpu_graphs.py", "softmax")
 OURS = ("tritonsync.plugins.inductor", "tritonsync.plugins.triton_kernels", "tritonsync.watch.observer", "s3fs")
 
 
-def serve(path: str) -> None:
-    """Fork a child for each request, until stdin is closed."""
+def serve(path: str, load: Callable[[], None]) -> None:
+    """Import by `load`, then fork a child for each request, until stdin is closed."""
     at_import = dict(os.environ)
     load()
     by_import = {name: text for name, text in os.environ.items() if at_import.get(name) != text}
@@ -155,13 +157,23 @@ def become(
     os.chdir(folder)
     be_program(arguments)
     import torch
-    import torch.compiler.config
 
-    torch.compiler.config.job_id = environ.get("TORCH_COMPILE_JOB_ID")
+    read_again(environ)
     torch.default_generator.seed()
     if torch._is_device_backend_autoload_enabled():
         torch._import_device_backends()
     run_program()
+
+
+def read_again(environ: dict[str, str]) -> None:
+    """Set what torch has read from variables when it was imported."""
+    import torch.compiler.config
+
+    torch.compiler.config.job_id = environ.get("TORCH_COMPILE_JOB_ID")
+    package: Any = sys.modules.get("torch._dynamo.package")
+    if package is not None:
+        torch._dynamo.config.caching_precompile = environ.get("TORCH_CACHING_PRECOMPILE", "0") == "1"
+        package.DynamoCache = package.DiskDynamoCache(str(Path(package.cache_dir()) / "dynamo"))
 
 
 def be_program(arguments: list[str]) -> None:
@@ -201,4 +213,6 @@ def run(path: str, *arguments: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    {"serve": serve, "run": run}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "run":
+        run(*sys.argv[2:])
+    serve(sys.argv[2], load)

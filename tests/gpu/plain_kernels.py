@@ -146,6 +146,10 @@ def main(name: str) -> None:
         "import_s": round(imported - STARTED, 4),
         "launch_s": round(ended - began, 4),
     }
+    if "tritonsync.session.session" in sys.modules:
+        now = sys.modules["tritonsync.session.session"].current()
+        if now is not None:
+            said |= {"own_s": now.counts.own_s, "waited_s": now.counts.waited_s}
     print(json.dumps(said), flush=True)
 
 

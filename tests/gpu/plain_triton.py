@@ -147,6 +147,13 @@ def check(machine: Machine, name: str) -> tuple[dict[str, Any], list[str]]:
     return {"first": first, "second": second, "without_compiler_or_tritonsync": control["code"]}, wrong
 
 
+def fill(machine: Machine) -> tuple[dict[str, Any], list[str]]:
+    """Fill the bucket with one process."""
+    first = machine.run("plain", synced=True)
+    right = first["code"] == 0 and all(first.get("right", [False]))
+    return {"first": first}, [] if right else [f"the first process got wrong results: {first}"]
+
+
 def measure(machine: Machine, rounds: int, until: float) -> dict[str, list[dict[str, Any]]]:
     """Time first launches cold, local-warm and with tritonsync, in turn."""
     warm = machine.caches()
@@ -158,7 +165,14 @@ def measure(machine: Machine, rounds: int, until: float) -> dict[str, list[dict[
         turns = list(found)
         for kind in turns[number % 3 :] + turns[: number % 3]:
             caches = warm if kind == "local-warm" else None
-            found[kind].append(machine.run("plain", caches=caches, synced=kind == "tritonsync", watched=False))
+            run = machine.run("plain", caches=caches, synced=kind == "tritonsync", watched=False)
+            found[kind].append(run)
+            print(
+                f"{number + 1:>3} {kind:<12} {run.get('launch_s', -1):>7.3f} s, of it ours {run.get('own_s', 0):.3f},"
+                f" waited {run.get('waited_s', 0):.3f}; imports {run.get('import_s', -1):.2f},"
+                f" process {run['wall_s']:.2f}, right {all(run.get('right', [False]))}",
+                flush=True,
+            )
     return found
 
 
@@ -185,6 +199,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--latency", type=float, default=0.02)
     parser.add_argument("--seconds", type=float, default=330, help="begin no round after so many")
+    parser.add_argument("--launches-only", action="store_true", help="time launches, and check nothing else")
     given = parser.parse_args()
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="tritonsync-gpu-"))
@@ -193,11 +208,14 @@ def main() -> int:
     try:
         with bucket_at(given.latency) as variables:
             machine = Machine(folder, variables)
-            for name in ("plain", "model"):
+            if given.launches_only:
+                result["plain"], wrong = fill(machine)
+            for name in () if given.launches_only else ("plain", "model"):
                 result[name], more = check(machine, name)
                 wrong += more
-            unset = machine.run("plain", synced=True, TRITON_CACHE_AUTOTUNING="0")
-            result["timed_without_TRITON_CACHE_AUTOTUNING"] = unset["benchmarks"]
+            if not given.launches_only:
+                unset = machine.run("plain", synced=True, TRITON_CACHE_AUTOTUNING="0")
+                result["timed_without_TRITON_CACHE_AUTOTUNING"] = unset["benchmarks"]
             found = measure(machine, given.rounds, began + given.seconds)
         made = [run for run in found["tritonsync"] if run.get("compiled") or run.get("timed")]
         if made:
@@ -219,7 +237,7 @@ def main() -> int:
             f"{first.get('gpu')}, torch {first.get('torch')}, triton {first.get('triton')}; "
             f"bucket {given.latency * 1000:g} ms away"
         )
-        for name in ("plain", "model"):
+        for name in () if given.launches_only else ("plain", "model"):
             one, two = result[name]["first"], result[name]["second"]
             print(
                 f"{name}: first  {len(one['kernels'])} kernels, {len(one['graphs'])} graphs, timed {one['benchmarks']}"
@@ -228,7 +246,8 @@ def main() -> int:
                 f"{name}: second {len(two['kernels'])} kernels, {len(two['graphs'])} graphs, timed {two['benchmarks']}"
             )
             print(f"{name}: second {two['line']}")
-        print(f"timed where Triton keeps no timings: {result['timed_without_TRITON_CACHE_AUTOTUNING']}")
+        if not given.launches_only:
+            print(f"timed where Triton keeps no timings: {result['timed_without_TRITON_CACHE_AUTOTUNING']}")
         if all(found.values()) and all(run["code"] == 0 for runs in found.values() for run in runs):
             print("\n".join(table(found)))
         else:

@@ -1,13 +1,15 @@
 """Programs whose first call is measured: `python workloads.py <name> [--device cuda] [--tiny] [options]`.
 
 Each prints one JSON object: seconds of the first call, how far its numbers are from eager mode, and what tritonsync
-counted up to then. `--tiny` takes models of a few matrix products, which any machine compiles in a second.
+counted up to then. `--tiny` takes models of a few matrix products, which any machine compiles in a second. With
+`--gated` it says `ready` before its first call and `called` after it, and waits for a line each time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing  # noqa: F401 - as in zygote.py: it is in torch's keys
 import os
 import sys
 import time
@@ -37,7 +39,8 @@ def resnet(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str
     else:
         import timm
 
-        model = timm.create_model("resnet50", num_classes=1000).to(options.device, memory_format=torch.channels_last)
+        with torch.device(options.device):  # where weights are drawn quickly
+            model = timm.create_model("resnet50", num_classes=1000).to(memory_format=torch.channels_last)
         x = torch.randn(32, 3, 224, 224, device=options.device).to(memory_format=torch.channels_last)
     model.train()
     forward = compiled(model, options)
@@ -61,7 +64,8 @@ def vit(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]:
     else:
         import timm
 
-        model = timm.create_model("vit_base_patch16_224").to(options.device, dtype=torch.bfloat16)
+        with torch.device(options.device):
+            model = timm.create_model("vit_base_patch16_224").to(dtype=torch.bfloat16)
         x = torch.randn(8, 3, 224, 224, device=options.device, dtype=torch.bfloat16)
     return inference(model, x, options), "inference"
 
@@ -73,8 +77,9 @@ def resnet_inference(options: argparse.Namespace) -> tuple[Callable[[], torch.Te
         return inference(model, torch.randn(8, 56, device=options.device), options), "inference"
     import timm
 
-    model = timm.create_model("resnet50", num_classes=1000)
-    model = model.to(options.device, dtype=torch.bfloat16, memory_format=torch.channels_last)
+    with torch.device(options.device):
+        model = timm.create_model("resnet50", num_classes=1000)
+    model = model.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     x = torch.randn(32, 3, 224, 224, device=options.device, dtype=torch.bfloat16)
     return inference(model, x.to(memory_format=torch.channels_last), options), "inference"
 
@@ -100,7 +105,8 @@ def llama(options: argparse.Namespace) -> tuple[Callable[[], torch.Tensor], str]
         num_key_value_heads=8,
         vocab_size=32000,
     )
-    model = LlamaForCausalLM(config).to(options.device, dtype=torch.bfloat16)
+    with torch.device(options.device):
+        model = LlamaForCausalLM(config).to(dtype=torch.bfloat16)
     ids = torch.arange(128, device=options.device).reshape(1, 128) % 1000
     model.eval()
     forward = compiled(lambda ids: model(input_ids=ids, use_cache=False).logits, options)
@@ -248,9 +254,21 @@ def tritonsync_counts() -> dict[str, float]:
     return {} if now is None else dataclasses.asdict(now.counts)
 
 
+def loaded_ahead() -> int:
+    """Return how many results of precompile are in place before the first call."""
+    module = sys.modules.get("tritonsync.plugins.precompile_process")
+    return 0 if module is None else sum(known.ahead is not None for known in module.functions.values())
+
+
 def synchronize(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def wait(what: str) -> None:
+    """Say something, and wait for a line."""
+    print(what, flush=True)
+    sys.stdin.readline()
 
 
 def main() -> None:
@@ -261,6 +279,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=[50])
     parser.add_argument("--save-mega")
     parser.add_argument("--load-mega")
+    parser.add_argument("--gated", action="store_true")
     parser.add_argument("--calls", type=int, default=1, help="calls after the first one")
     options = parser.parse_args()
     begun = time.perf_counter()
@@ -270,6 +289,10 @@ def main() -> None:
     # The device's first kernel costs a context that nobody can cache.
     torch.ones(1, device=options.device).add_(1)
     synchronize(options.device)
+    built = time.perf_counter()
+    ahead = loaded_ahead()
+    if options.gated:
+        wait("ready")
     started = time.perf_counter()
     if options.load_mega:
         torch.compiler.load_cache_artifacts(Path(options.load_mega).read_bytes())
@@ -278,6 +301,8 @@ def main() -> None:
     synchronize(options.device)
     ended = time.perf_counter()
     counted = tritonsync_counts()
+    if options.gated:
+        wait("called")
     for _ in range(options.calls):
         call()
     if options.save_mega:
@@ -290,7 +315,9 @@ def main() -> None:
         "what": what,
         "first_call_s": round(ended - loaded, 4),
         "load_s": round(loaded - started, 4),
-        "setup_s": round(started - begun, 3),
+        "setup_s": round(built - begun, 3),
+        "turn_s": round(started - built, 3),
+        "ahead": ahead,
         "sum": float(first.detach().double().sum()),
         "error": distance(first, options),
         **counters(),

@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tests.servers import Place, run_rclone
 
 ROOT = Path(__file__).parents[2]
 WORKLOADS = "tests/gpu/workloads.py"
+ZYGOTE = "tests/zygote.py"
 FOREIGN = ("AWS_", "TRITONSYNC_", "TORCHINDUCTOR_", "TRITON_", "TORCH_")
 
 
@@ -32,6 +35,7 @@ class World:
         device: `cuda` or `cpu`.
         tiny: whether to take the tiny models.
         timeout: seconds that one worker may take.
+        zygote: the socket of the process that workers are forked from; None: each is a fresh interpreter.
     """
 
     state: Path
@@ -39,6 +43,7 @@ class World:
     device: str
     tiny: bool
     timeout: float = 300.0
+    zygote: Path | None = None
 
     @property
     def program(self) -> Path:
@@ -46,23 +51,24 @@ class World:
         return self.state / "program"
 
     def environ(self, cache: Path, prefix: str | None) -> dict[str, str]:
-        """Return the environment of a worker; without a prefix, tritonsync is not there."""
+        """Return the environment of a worker; without a prefix it has no bucket, and tritonsync does nothing."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
         environ |= {
             "TORCHINDUCTOR_CACHE_DIR": str(cache),
             "PYTHONWARNINGS": "ignore",
             "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": str(self.program),
+            # What was there already may be how our own dependencies are found.
+            "PYTHONPATH": os.pathsep.join(
+                [str(self.site()), str(self.program), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
+            # Who asks whether there is a GPU shall not make it unusable after a fork.
+            "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         }
         if self.device == "cpu":
             environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
         if prefix is not None:
             environ |= {
                 **self.place.environment,
-                # What was there already may be how our own dependencies are found.
-                "PYTHONPATH": os.pathsep.join(
-                    [str(self.site()), str(self.program), *filter(None, [os.environ.get("PYTHONPATH")])]
-                ),
                 "TRITONSYNC_URL": f"{self.place.url}/{prefix}",
                 "TRITONSYNC_WORKLOAD": "measured",
             }
@@ -101,16 +107,7 @@ class World:
         With `watched`, also `warm`, `reasons`, `counts` and `precompiled` of `tritonsync run`; `variables` are added to
         its environment.
         """
-        command = [
-            sys.executable,
-            str(self.program / WORKLOADS),
-            workload,
-            "--device",
-            self.device,
-            *map(str, arguments),
-        ]
-        if self.tiny:
-            command.append("--tiny")
+        command = self._command(workload, *arguments)
         environ = self.environ(cache, prefix) | dict(variables or {})
         report = cache.parent / f"{cache.name}.report.json"
         if watched:
@@ -145,16 +142,106 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        lines = [line for line in out.splitlines() if line.startswith("{")]
-        if not lines:
-            return {"failed": f"exit {process.returncode}: {err[-1500:]}"}
-        result: dict[str, Any] = json.loads(lines[-1])
-        result["exit_code"] = process.returncode
-        result["said"] = [line for line in err.splitlines() if "tritonsync" in line][-3:]
-        if watched and report.exists():
+        result = _said(process.returncode, out, err)
+        if "failed" not in result and watched and report.exists():
             seen = json.loads(report.read_text())
             result |= {name: seen[name] for name in ("warm", "reasons", "counts", "precompiled")}
         return result
+
+    def gated(
+        self,
+        workload: str,
+        *,
+        cache: Path,
+        prefix: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Gated:
+        """Start a worker that stops before and after its first call; arguments as of `run`."""
+        environ = self.environ(cache, prefix) | dict(variables or {})
+        return Gated(self._command(workload, "--gated"), environ, cache.parent / f"{cache.name}.err", self.timeout)
+
+    def _command(self, workload: str, *arguments: object) -> list[str]:
+        forked = [] if self.zygote is None else ["-S", "-E", str(self.program / ZYGOTE), "run", str(self.zygote)]
+        tiny = ["--tiny"] if self.tiny else []
+        options = ["--device", self.device, *map(str, arguments), *tiny]
+        return [sys.executable, *forked, str(self.program / WORKLOADS), workload, *options]
+
+    @contextlib.contextmanager
+    def forking(self, modules: Sequence[str]) -> Iterator[World]:
+        """Start a zygote that imports these modules; yield the same world, whose workers are forked from it."""
+        socket = self.state / "zygote"
+        socket.unlink(missing_ok=True)
+        nowhere = self.cache("zygote")
+        environ = self.environ(nowhere, None) | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0", "OPENBLAS_NUM_THREADS": "1"}
+        command = [sys.executable, str(self.program / "tests" / "gpu" / "forked.py"), str(socket), *modules]
+        with subprocess.Popen(command, env=environ, cwd="/", stdin=subprocess.PIPE) as process:
+            while not socket.exists():
+                if process.poll() is not None:
+                    raise RuntimeError(f"the zygote could not import {', '.join(modules)}")
+                time.sleep(0.05)
+            yield dataclasses.replace(self, zygote=socket)
+
+
+class Gated:
+    """A worker that waits for its turn: `until("ready")`, `go()`, `until("called")`, `go()`, `result()`.
+
+    Args:
+        command: with its arguments.
+        environ: its environment.
+        said: the file of what it says on stderr.
+        timeout: seconds after which it is killed.
+    """
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], said: Path, timeout: float) -> None:
+        self._said, self._out = said, ""
+        with said.open("wb") as err:
+            self._process = subprocess.Popen(
+                command,
+                env=dict(environ),
+                cwd="/",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=err,
+                text=True,
+                start_new_session=True,
+            )
+        self._timer = threading.Timer(timeout, self._process.kill)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def until(self, what: str) -> bool:
+        """Wait until it has said this; return whether it did, or has ended."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._out += line
+            if line.strip() == what:
+                return True
+        return False
+
+    def go(self) -> None:
+        """Let it go on."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and says so in its result
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+
+    def result(self) -> dict[str, Any]:
+        """Wait for its end, and return what it printed."""
+        with contextlib.suppress(BrokenPipeError):
+            out, _ = self._process.communicate()
+            self._out += out
+        self._timer.cancel()
+        return _said(self._process.returncode, self._out, self._said.read_text(errors="replace"))
+
+
+def _said(code: int, out: str, err: str) -> dict[str, Any]:
+    lines = [line for line in out.splitlines() if line.startswith("{")]
+    if not lines:
+        return {"failed": f"exit {code}: {err[-1500:]}"}
+    result: dict[str, Any] = json.loads(lines[-1])
+    result["exit_code"] = code
+    result["said"] = [line for line in err.splitlines() if "tritonsync" in line][-3:]
+    return result
 
 
 @contextlib.contextmanager
@@ -166,6 +253,8 @@ def world(state: Path, *, device: str, tiny: bool, latency: float) -> Iterator[W
     shutil.rmtree(program, ignore_errors=True)
     for name in ("tritonsync", "tests/gpu"):
         shutil.copytree(ROOT / name, program / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests/__init__.py", ZYGOTE):
+        shutil.copy(ROOT / name, program / name)
     with run_rclone(buckets) as server, FaultProxy(server.endpoint, latency=latency) as proxy:
         place = server.at("bucket", "gpu", endpoint=proxy.url)
         yield World(state, place, device, tiny)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.plugins import ahead
 from tests.plugins.conftest import Done, Worker
 from tests.plugins.subjects import CHANGES, FILES, LASTING, LEFT_OUT
 from tests.raw import RawBucket
@@ -166,6 +167,24 @@ def test_children_publish_and_are_served(first: Run, second: Run) -> None:
     assert first.traced("children", "fork") == [1]
     for method in ("fork", "spawn"):
         assert second.traced("children", method) == [0]
+
+
+def test_what_is_here_is_loaded_ahead(worker: Worker, tmp_path: Path) -> None:
+    """By `torch.compile`, not while modules are imported; it serves the first call that asks for it, and no other."""
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "subject.py").write_text(ahead.SUBJECT)
+    worker = dataclasses.replace(worker, program=Path(ahead.__file__))
+    where: dict[str, Any] = {"bucket": tmp_path / "bucket", "cache": tmp_path / "cache", **dict.fromkeys(ON, "1")}
+    first = worker.run(tmp_path / "program", "decorated", "same", **where).out
+    second = worker.run(tmp_path / "program", "decorated", "same", "grad", "forgotten", "patched", **where).out
+    for each in (*first.values(), *second.values()):
+        assert each["numbers"] == pytest.approx(each["eager"])
+    assert {part: (each["before"], each["traced"]) for part, each in first.items()} == {
+        "decorated": (0, 1), "same": (0, 1),
+    }  # fmt: skip
+    assert {part: (each["before"], each["traced"]) for part, each in second.items()} == {
+        "decorated": (0, 0), "same": (1, 0), "grad": (1, 1), "forgotten": (1, 0), "patched": (1, 1),
+    }  # fmt: skip
 
 
 def test_triton_hashes_itself_ahead(fresh_worker: Worker, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from tritonsync import times
 from tritonsync.plugins.digests import UnknownObjectError, digest_of_source, is_versioned
 from tritonsync.plugins.edge import UnknownProgramError, edge
+from tritonsync.plugins.precompile_ahead import may_serve, put_ahead, settle, take_out
 from tritonsync.plugins.precompile_entry import bytes_of, initialize, put_in_place, start_anew, trouble_with
 from tritonsync.plugins.precompile_graph import opaque_call
 from tritonsync.plugins.precompile_guards import Kept
@@ -67,7 +68,9 @@ def patch_eval_frame(eval_frame: Any) -> None:  # noqa: ANN401
         def __call__(self: Any, fn: Any) -> Any:  # noqa: ANN401, N807 - it has the name of what it replaces
             package = getattr(self, "_package", None)
             if package is not None and not package.is_initialized() and is_on():
-                _prepare(self, package, fn)
+                known = _prepare(self, package, fn)
+                if known is not None and is_ours():
+                    _put_ahead(self, package, fn, known)
             return original(self, fn)
 
         return __call__
@@ -78,20 +81,22 @@ def patch_eval_frame(eval_frame: Any) -> None:  # noqa: ANN401
 
 
 @edge(None)
-def _prepare(context: Any, package: Any, fn: Any) -> None:  # noqa: ANN401
-    """Arrange for the first call: then the program is in the state in which it will use the result."""
-    import torch
-    from torch._dynamo.eval_frame import innermost_backend, innermost_fn
+def _prepare(context: Any, package: Any, fn: Any) -> Function | None:  # noqa: ANN401
+    """Arrange for the first call: then the program is in the state in which it will use the result.
+
+    Returns:
+        What is known of the function; None where it is none.
+    """
+    from torch._dynamo.eval_frame import innermost_backend
 
     own_number()
-    wanted = fn.forward if isinstance(fn, torch.nn.Module) else fn
-    function = innermost_fn(wanted)
+    wanted, function = _functions_of(fn)
     if not isinstance(function, (types.FunctionType, types.MethodType)):
         # torch would raise for it, in the user's call.
         package.initialize(_no_function, None, False)
         functions[package] = known = Function(repr(type(fn)))
         known.leave_out("it is no function")
-        return
+        return None
     functions[package] = known = Function(f"{function.__module__}.{function.__qualname__}")
     _note_backend(function.__code__, innermost_backend(context.callback))
     if is_ours():
@@ -103,6 +108,25 @@ def _prepare(context: Any, package: Any, fn: Any) -> None:  # noqa: ANN401
         return _no_function
 
     context.enter_exit_hooks.append(at_first_call)
+    return known
+
+
+def _functions_of(fn: Any) -> tuple[Any, Any]:  # noqa: ANN401
+    """Return the function that a package is made for, and the innermost one in it."""
+    import torch
+    from torch._dynamo.eval_frame import innermost_fn
+
+    wanted = fn.forward if isinstance(fn, torch.nn.Module) else fn
+    return wanted, innermost_fn(wanted)
+
+
+@edge(None, is_own=False)
+def _put_ahead(context: Any, package: Any, fn: Any, known: Function) -> None:  # noqa: ANN401
+    from torch._dynamo.eval_frame import innermost_backend
+
+    wanted, function = _functions_of(fn)
+    function, backend = getattr(function, "__func__", function), innermost_backend(context.callback)
+    put_ahead(package, function, wanted, backend, context, known, functools.partial(_note_used, known))
 
 
 def _note_backend(code: types.CodeType, backend: Any) -> None:  # noqa: ANN401
@@ -145,7 +169,8 @@ def _look_up(context: Any, package: Any, wanted: Any, known: Function) -> None: 
     from torch._dynamo.eval_frame import innermost_backend, innermost_fn
 
     now = session.current()
-    if now is None or any(entry.guarded_codes for entry in package._codes.values()):  # noqa: SLF001
+    is_there = any(entry.guarded_codes for entry in package._codes.values())  # noqa: SLF001
+    if now is None or (is_there and known.ahead is None):
         return
     function: Any = innermost_fn(wanted)
     owner = getattr(function, "__self__", None)
@@ -155,7 +180,9 @@ def _look_up(context: Any, package: Any, wanted: Any, known: Function) -> None: 
             key = known.key = key_of(function, owner, innermost_backend(context.callback), context, now)
     except UnknownObjectError as exc:
         known.leave_out(str(exc))
+        take_out(package, wanted, known)
         return
+    is_in_place = settle(package, function, wanted, known, key)
     if function.__code__ in _in_two_ways:
         known.leave_out("the program compiles it in two ways")
         return
@@ -165,6 +192,10 @@ def _look_up(context: Any, package: Any, wanted: Any, known: Function) -> None: 
             return  # what was loaded for that one serves this one as well
     known.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     offers = now.precompiled(key)
+    if is_in_place:
+        _next(now, offers)  # so that it is noted as used by this workload
+        observer.precompiled(known.name, "restored")
+        return
     while (data := _next(now, offers)) is not None:
         with compile_lock:
             refusal = put_in_place(package, wanted, known, data, functools.partial(_note_used, known, data))
@@ -214,7 +245,7 @@ def _make_load_guard_manager(original: Callable[..., Any]) -> Callable[..., Any]
         manager = original(guards_state, target_code, runtime_global_scope)
         facts = getattr(guards_state, "tritonsync", None)
         if facts is not None:
-            kept = Kept(facts, runtime_global_scope, _get_closure_vars())
+            kept = Kept(facts, runtime_global_scope, _get_closure_vars(), may_serve())
             manager.root.add_lambda_guard(kept, ["what was compared by identity is the same"], None)
         return manager
 

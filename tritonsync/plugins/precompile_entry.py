@@ -12,14 +12,15 @@ import importlib
 import logging
 import pickle
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
-from tritonsync.plugins.digests import UnknownObjectError, digest_of, digest_of_code, digest_of_source
+from tritonsync.plugins.digests import UnknownObjectError, digest_of, digest_of_code, digest_of_source, is_versioned
 from tritonsync.plugins.precompile_process import Function, reason_of
 from tritonsync.watch import observer
 
-__all__ = ["bytes_of", "initialize", "put_in_place", "start_anew", "trouble_with"]
+__all__ = ["bytes_of", "initialize", "is_same", "put_in_place", "start_anew", "trouble_with"]
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,15 @@ def initialize(package: Any, wanted: Any) -> None:  # noqa: ANN401
         package._codes[function.__code__].python_module = home  # noqa: SLF001
 
 
-def put_in_place(package: Any, wanted: Any, known: Function, data: bytes, used: Callable[[], None]) -> str | None:  # noqa: ANN401
+def put_in_place(
+    package: Any,  # noqa: ANN401
+    wanted: Any,  # noqa: ANN401
+    known: Function,
+    data: bytes,
+    used: Callable[[], None],
+    *,
+    may_import: bool = True,
+) -> str | None:
     """Load a result; return why it is not taken, or None. The caller holds torch's compile lock.
 
     Args:
@@ -99,12 +108,16 @@ def put_in_place(package: Any, wanted: Any, known: Function, data: bytes, used: 
         known: the same.
         data: the result.
         used: called when one of its graphs runs for the first time.
+        may_import: whether the program has come so far that its modules may be imported here.
     """
     from torch._dynamo.precompile_context import PrecompileContext
 
     try:
         entry = pickle.loads(data)  # noqa: S301 - checked against a manifest, signed where keys are set
-        _compare(entry.tritonsync, package._innermost_fn.__code__)  # noqa: SLF001
+        if not may_import:
+            _find_imported(entry)
+        _compare_code(package._innermost_fn.__code__, entry.tritonsync["code"])  # noqa: SLF001
+        _compare(entry.tritonsync["sources"], entry.tritonsync["classes"])
         type(package).__init__(package, None)
         package.initialize(wanted, entry.dynamo, False)
         _compare_named_codes(package)
@@ -122,19 +135,47 @@ def put_in_place(package: Any, wanted: Any, known: Function, data: bytes, used: 
     return None
 
 
-def _compare(made_of: dict[str, Any], code: Any) -> None:  # noqa: ANN401
+def _find_imported(entry: Any) -> None:  # noqa: ANN401
+    """See that all modules of the program that a result needs are imported.
+
+    Raises:
+        UnknownObjectError: one of them is not, or is just being imported.
+    """
+    named = {name for code in entry.dynamo.codes for name in (code.python_module, *code.import_sources.values())}
+    classes = {module for module, _ in entry.tritonsync["classes"]}
+    for name in {*named, *classes, *entry.tritonsync["sources"]}:
+        spec = getattr(sys.modules.get(name), "__spec__", None)
+        is_there = name in sys.modules and not getattr(spec, "_initializing", False)
+        if not is_there and not is_versioned(name):
+            raise UnknownObjectError(f"module {name} is not imported yet")
+
+
+def is_same(package: Any, known: Function) -> bool:  # noqa: ANN401
+    """Whether what was put in place would still be: the program may have changed since."""
+    try:
+        _compare(known.sources, known.classes)
+        _compare_named_codes(package)
+    except UnknownObjectError:
+        return False
+    return True
+
+
+def _compare_code(code: types.CodeType, digest: str) -> None:
+    if digest_of_code(code) != digest:
+        raise UnknownObjectError("its code is another one")
+
+
+def _compare(sources: dict[str, str], classes: dict[tuple[str, str], str]) -> None:
     """Compare what a result was made of with what is here.
 
     Raises:
         UnknownObjectError: something is another one.
     """
-    if digest_of_code(code) != made_of["code"]:
-        raise UnknownObjectError("its code is another one")
-    for name, digest in made_of["sources"].items():
+    for name, digest in sources.items():
         importlib.import_module(name)
         if digest_of_source(name) != digest:
             raise UnknownObjectError(f"the source of {name} is another one")
-    for (module, qualname), digest in made_of["classes"].items():
+    for (module, qualname), digest in classes.items():
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):
             found = getattr(found, part, None)

@@ -83,18 +83,29 @@ class Kept:
         facts: from `facts_of_guards`, of the process that made the result.
         scope: the globals of the function.
         names: what else the sources of guards may name.
+        may_serve: whether it may be used for any call yet; None: it may.
     """
 
-    def __init__(self, facts: Mapping[str, Any], scope: dict[str, Any], names: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        facts: Mapping[str, Any],
+        scope: dict[str, Any],
+        names: Mapping[str, Any],
+        may_serve: Callable[[], bool] | None = None,
+    ) -> None:
         self._state = tuple(facts["state"])
         self._digests = [digest for _, digest in facts["objects"]]
         sources = "".join(f"{source}, " for source, _ in facts["objects"])
         self._objects: Callable[[Any, Any], tuple[Any, ...]] = eval(f"lambda L, G: ({sources})", dict(names))  # noqa: S307 - as torch does; the text came with a checked manifest
-        self._scope = scope
+        self._scope, self._may_serve = scope, may_serve
         self._seen: list[tuple[tuple[Any, ...], bool]] = []
 
     def __call__(self, local_scope: Any) -> bool:  # noqa: ANN401
         """Whether the result may be used for a call with these locals."""
+        if self._may_serve is not None:
+            if not self._may_serve():
+                return False
+            self._may_serve = None
         try:
             if program_state() != self._state:
                 return False

@@ -18,10 +18,10 @@ from typing import Any
 from tritonsync.plugins.digests import UnknownObjectError, digest_of
 from tritonsync.session.session import Session
 
-__all__ = ["environment", "key_of", "program_state"]
+__all__ = ["beginning_of_key", "environment", "key_of", "program_state"]
 
 #: Changes when entries of an earlier release must not be read any more.
-_FORMAT = 1
+_FORMAT = 2
 #: Configuration that says nothing of a result: folders, debugging, and the mode itself.
 _NOT_CONFIG = frozenset({"base_dir", "debug_dir_root", "caching_precompile", "_save_config_ignore"})
 #: Of Inductor's: code of the user's that no guard and no key knows.
@@ -92,8 +92,35 @@ def program_state() -> tuple[Any, ...]:
     )
 
 
+def beginning_of_key(function: types.FunctionType, backend: Any, context: Any, now: Session) -> str:  # noqa: ANN401
+    """Return the first half of the key of a compiled function: what is known when `torch.compile` is called.
+
+    Args:
+        function: the innermost one, as Dynamo sees it.
+        backend: what `torch.compile` was given, made an object by torch.
+        context: Dynamo's, made by `torch.compile`.
+        now: the session.
+
+    Returns:
+        32 hex digits.
+
+    Raises:
+        UnknownObjectError: the key would not tell it apart from another one.
+    """
+    return _half(
+        [
+            _FORMAT,
+            environment(now),
+            configuration(),
+            _chosen(backend, context),
+            [function.__module__, function.__qualname__, function.__code__.co_firstlineno],
+            digest_of(function),
+        ]
+    )
+
+
 def key_of(function: types.FunctionType, owner: object, backend: Any, context: Any, now: Session) -> str:  # noqa: ANN401
-    """Return the key of a compiled function, 64 hex digits.
+    """Return the key of a compiled function, 64 hex digits: what it is, and the state in which it is first called.
 
     Args:
         function: the innermost one, as Dynamo sees it.
@@ -105,18 +132,11 @@ def key_of(function: types.FunctionType, owner: object, backend: Any, context: A
     Raises:
         UnknownObjectError: the key would not tell it apart from another one.
     """
-    chosen = _chosen(backend, context)
-    facts = [
-        _FORMAT,
-        environment(now),
-        configuration(),
-        repr(program_state()),
-        chosen,
-        [function.__module__, function.__qualname__, function.__code__.co_firstlineno],
-        digest_of(function),
-        _structure(owner),
-    ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return beginning_of_key(function, backend, context, now) + _half([repr(program_state()), _structure(owner)])
+
+
+def _half(facts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
 def _chosen(backend: Any, context: Any) -> list[str]:  # noqa: ANN401

@@ -57,6 +57,8 @@ class Function:
         device: the CUDA device of the program's thread; None for none.
         is_loaded: whether a result of an earlier run was put in its place.
         is_queued: whether it will be published, with all that it has when that happens.
+        ahead: what was put in its place before its first call, see precompile_ahead.py.
+        is_settled: whether what is in its place may serve.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Function:
     device: int | None = None
     is_loaded: bool = False
     is_queued: bool = False
+    ahead: Any = None
+    is_settled: bool = True
 
     def leave_out(self, reason: str) -> None:
         """Publish nothing of it."""

@@ -90,6 +90,12 @@ class SharedFetch:
         finally:
             self._done(self)
 
+    @property
+    def brought(self) -> Arrival | None:
+        """What it has brought; None: it is not done, or has failed."""
+        is_over = self._arrival.done() and self._arrival.exception() is None
+        return self._arrival.result() if is_over else None
+
     def run_or_wait(self, timeout: float | None) -> Arrival:
         """Fetch, or wait for who does; raise what that raised, or `TimeoutError` if it is not done in time."""
         self.run(timeout)

@@ -14,6 +14,7 @@ from tritonsync import times
 from tritonsync.errors import AccessDeniedError, LocalCacheError, UnsafeFolderError
 from tritonsync.format.bundle import GRAPHS, Bundle
 from tritonsync.format.facts import ValueFacts, why_unfit
+from tritonsync.format.kernel import Kernel
 from tritonsync.format.ranks import Rank
 from tritonsync.format.value import bundle_of_value, facts_of_value
 from tritonsync.format.workload import WorkloadEntry
@@ -139,18 +140,27 @@ class Outgoing:
         self._queue.flush(end - time.monotonic())
         self._context.counters.add(dropped=self._queue.drop())
 
-    def publish_again(self, store: Store, named: Collection[WorkloadEntry]) -> set[WorkloadEntry]:
-        """Publish again what is not in the bucket any more, out of the caches of this host.
-
-        Args:
-            store: where to.
-            named: what a list names that is in the bucket now.
-
-        Returns:
-            what could not be published again.
+    def publish_record(self, store: Store, collect: Callable[[Collection[str]], Iterable[Kernel]]) -> None:
+        """Publish the record of this run, if it says anything new. `collect`: see `WorkloadRecord.publish`.
 
         Raises:
             RemoteError: the bucket could not be asked, or refused the write.
+        """
+        if not self._record.is_new():
+            return
+        inductor = str(self._context.host().caches().inductor)
+        named = self._record.publish(store, inductor, times.UPLOAD_S, collect)
+        # `tritonsync gc` may have taken something that nobody named, a moment before this list came.
+        lost = self._publish_again(store, named)
+        if lost:
+            self._record.forget(lost)
+            self._record.publish(store, inductor, times.UPLOAD_S, collect)
+
+    def _publish_again(self, store: Store, named: Collection[WorkloadEntry]) -> set[WorkloadEntry]:
+        """Publish again, out of the caches of this host, what is not in the bucket any more of what a list names.
+
+        Returns:
+            what could not be published again.
         """
         with self._lock:
             old = set(named) - self._created

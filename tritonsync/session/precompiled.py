@@ -66,6 +66,21 @@ class Precompiled:
             if value.data != data:
                 yield value.data
 
+    def at_hand(self, beginning: str) -> tuple[str, bytes] | None:
+        """Return a key that begins like this and its content, if they are here already; of several, the newest."""
+        name, caches = self._path(beginning).name, self._path(beginning).parent.parent
+        for path in sorted(caches.glob(f"{beginning}*/{name}"), key=_written, reverse=True):
+            data = inductor_cache.read_value(inductor_cache.LocalValue(KIND, path.parent.name, path))
+            if data is not None:
+                return path.parent.name, data
+        with self._lock:
+            fetches = [(key, fetch) for key, fetch in self._fetches.items() if key.startswith(beginning)]
+        for key, fetch in fetches:
+            brought = fetch.brought
+            for value in brought.values if brought is not None else ():
+                return key, value.data
+        return None
+
     def keep(self, key: str, data: bytes) -> None:
         """Write it into the cache folder of this host, where the next process finds it.
 
@@ -109,3 +124,10 @@ class Precompiled:
             except FormatError as exc:  # noqa: PERF203 - there is one at most
                 self._context.waits.failed(exc)
         return Arrival(tuple(values))
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -172,6 +172,10 @@ class Session:
         """Yield what Dynamo made of a function in earlier runs, best first; trouble of any kind is a miss."""
         return self._precompiled.look_up(key)
 
+    def precompiled_at_hand(self, beginning: str) -> tuple[str, bytes] | None:
+        """Return a key that begins like this and what there is of it, if that can be had without waiting."""
+        return self._precompiled.at_hand(beginning)
+
     def note_precompiled(self, key: str, data: bytes) -> None:
         """Note that the program uses this, so that it is kept on this host."""
         self._counters.add(hits=1)
@@ -278,14 +282,7 @@ class Session:
                 self._outgoing.flush(self._end.left, last)
 
     def _publish_record(self, store: Store) -> None:
-        if self._record.is_new():
-            inductor = str(self.host.caches().inductor)
-            named = self._record.publish(store, inductor, times.UPLOAD_S, self._plain_kernels.collect)
-            # `tritonsync gc` may have taken something that nobody named, a moment before this list came.
-            lost = self._outgoing.publish_again(store, named)
-            if lost:
-                self._record.forget(lost)
-                self._record.publish(store, inductor, times.UPLOAD_S, self._plain_kernels.collect)
+        self._outgoing.publish_record(store, self._plain_kernels.collect)
 
     def _say(self) -> None:
         if self._is_helper:
