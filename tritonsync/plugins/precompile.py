@@ -126,7 +126,8 @@ def _put_ahead(context: Any, package: Any, fn: Any, known: Function) -> None:  #
 
     wanted, function = _functions_of(fn)
     function, backend = getattr(function, "__func__", function), innermost_backend(context.callback)
-    put_ahead(package, function, wanted, backend, context, known, functools.partial(_note_used, known))
+    if function.__code__ not in _in_two_ways:
+        put_ahead(package, function, wanted, backend, context, known, functools.partial(_note_used, known))
 
 
 def _note_backend(code: types.CodeType, backend: Any) -> None:  # noqa: ANN401
@@ -182,10 +183,11 @@ def _look_up(context: Any, package: Any, wanted: Any, known: Function) -> None: 
         known.leave_out(str(exc))
         take_out(package, wanted, known)
         return
-    is_in_place = settle(package, function, wanted, known, key)
     if function.__code__ in _in_two_ways:
         known.leave_out("the program compiles it in two ways")
+        take_out(package, wanted, known)
         return
+    is_in_place = settle(package, function, wanted, known, key)
     if _owners.setdefault(key, known) is not known:
         known.reason = "another function of this process has the same key"
         if _debug_get_precompile_entries(function.__code__):
