@@ -81,6 +81,8 @@ class Measured:
             f" {result['ahead']:>5}",
             flush=True,
         )
+        failures = [line for line in result.get("said", []) if "the program goes on without it" in line]
+        self.wrong += [f"{model}, {way}: {line}" for line in failures]
         if not result["error"] <= TOLERANCE:
             self.wrong.append(f"{model}, {way}: error {result['error']}")
         if isinstance(number, int):

@@ -43,6 +43,16 @@ def test_functions_that_do_something_else_differ(other: str) -> None:
     assert digest_of(made(BASE)) != digest_of(made(other))
 
 
+def test_builtins_of_torch_are_told_by_their_names() -> None:
+    """What pybind11 makes is bound to a record of its own, which is no instance of the program."""
+    import torch
+
+    one, other = torch._C._get_tracing_state, torch._C._len_torch_function_stack
+    assert digest_of(one) == digest_of(one) != digest_of(other)
+    with pytest.raises(UnknownObjectError):
+        digest_of([].append)
+
+
 def test_where_a_function_stands_does_not_count() -> None:
     """Other lines and another file make no other code."""
     assert digest_of_code(made(BASE).__code__) == digest_of_code(made("\n\n\n" + BASE).__code__)

@@ -76,10 +76,11 @@ def put_ahead(
     key, data = found
     with compile_lock, _loaded_for(known):
         known.is_settled = False
-        if put_in_place(package, wanted, known, data, lambda: used(data), may_import=False) is None:
-            known.is_loaded, known.ahead = True, Ahead(key, _place())
-        else:
-            known.is_settled = True
+        try:
+            if put_in_place(package, wanted, known, data, lambda: used(data), may_import=False) is None:
+                known.is_loaded, known.ahead = True, Ahead(key, _place())
+        finally:
+            known.is_settled = known.ahead is None
 
 
 def settle(package: Any, function: types.FunctionType, wanted: Any, known: Function, key: str) -> bool:  # noqa: ANN401

@@ -122,13 +122,14 @@ def put_in_place(
         package.initialize(wanted, entry.dynamo, False)
         _compare_named_codes(package)
         _compare_names(package)
+        # torch copies them, which it cannot any more when the kernels are loaded (`CachingAutotuner.__getstate__`).
+        for artifact in entry.backends.values():
+            PrecompileContext.record_artifact(artifact)
         _install(package, {name: _Restored(artifact, used) for name, artifact in entry.backends.items()})
     except Exception as exc:
         log.debug("where loading failed", exc_info=True)
         start_anew(package, wanted)
         return reason_of(exc)
-    for artifact in entry.backends.values():
-        PrecompileContext.record_artifact(artifact)
     known.sources.update(entry.tritonsync["sources"])
     known.classes.update(entry.tritonsync["classes"])
     known.states.update(guarded.guards_state for code in entry.dynamo.codes for guarded in code.guarded_codes)

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tritonsync import times
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import FORMAT_OBJECT, MAX_FORMAT_BYTES
 from tritonsync.format.manifest import Manifest
