@@ -28,6 +28,8 @@ __all__ = ["Compiled", "State", "Why", "compiled_here", "compiled_in_run", "expl
 
 State = Literal["differs", "new", "refused", "gone", "there", "no key", "of a graph", "not asked"]
 
+#: Characters of guards that are shown; some have thousands.
+_SHOWN = 160
 _HEX64 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -164,8 +166,9 @@ def _why(holdings: Holdings, nearest: Nearest, compiled: Compiled) -> Why:
         if compiled.is_off:
             return _told(compiled, "there", "the process had given the bucket up; its warnings say why", **known)
         if best.guards:
-            guards = (Difference("guards", None, best.guards),)
-            reason = f"the bucket has it for other shapes: {best.guards}"
+            shown = best.guards if len(best.guards) <= _SHOWN else f"{best.guards[: _SHOWN - 1]}…"
+            guards = (Difference("guards", None, shown),)
+            reason = f"the bucket has it for other shapes: {shown}"
             return _told(compiled, "refused", reason, **known, differences=guards)
         reason = "the bucket has it; the program's warnings say why it was not used"
         return _told(compiled, "there", reason, **known)
