@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from tests.raw import RawBucket
 from tritonsync.cli.app import app
 from tritonsync.format import manifest as manifests
 from tritonsync.settings import VARIABLES
 from tritonsync.sync.caches import LocalCaches
+from tritonsync.sync.environment import environment_of_folder
 from tritonsync.sync.push import push
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +124,28 @@ def test_the_python_block_runs(tmp_path: Path, h200_vit: Path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "None 1\n")
+
+
+def test_the_answer_of_why_is_what_it_says(tmp_path: Path, h200_vit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same workload, but for this host, the place of the bucket, and the time of the push."""
+    [(command, expected)] = re.findall(r"^\$ (tritonsync why .*?)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    monkeypatch.setenv("TRITONSYNC_URL", str(tmp_path / "bucket"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    push(
+        RawBucket(str(tmp_path / "bucket")).store(environment=environment_of_folder(h200_vit / "triton")),
+        LocalCaches.at(h200_vit),
+        h200_vit / "triton",
+        "vit",
+    )
+    ran = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert ran.exit_code == 0
+
+    def bare(text: str) -> str:
+        text = re.sub(r"this host: .*?\n\n", "", text, flags=re.DOTALL)
+        text = "".join(text.split()).replace(str(tmp_path / "bucket"), "/tmp/bucket")
+        return re.sub(r"workload/vit/\d+", "", text)
+
+    assert bare(ran.stdout) == bare(expected)
 
 
 def test_the_manifest_that_is_shown_has_the_fields_of_one() -> None:

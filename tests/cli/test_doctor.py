@@ -29,7 +29,8 @@ def test_a_bucket_of_the_cloud(run: Run, s3_place: Place, monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     ran = run("doctor", "--url", s3_place.url, "--json")
     assert ran.code == 0
-    assert [status for status, _ in lines(ran, "bucket")] == ["ok"] * 4
+    assert [status for status, _ in lines(ran, "bucket")] == ["ok"] * 5
+    assert lines(ran, "bucket")[0][1].startswith(("engine: s3fs (", "engine: obstore ("))
     with RawBucket(s3_place.url, s3_place.options) as raw:
         assert raw.names() == ["tritonsync.json"]
 
@@ -47,7 +48,7 @@ def test_what_cannot_work_fails(run: Run, tmp_path: Path) -> None:
     assert run("doctor", "--json").code == 1
     (tmp_path / "file").write_text("")
     ran = run("doctor", "--url", tmp_path / "file", "--json")
-    assert (ran.code, [status for status, _ in lines(ran, "bucket")]) == (1, ["fail"])
+    assert (ran.code, [status for status, _ in lines(ran, "bucket")]) == (1, ["ok", "fail"])
     (tmp_path / "key.pem").write_text("no key")
     bucket = tmp_path / "bucket"
     ran = run("doctor", "--url", bucket, "--json", TRITONSYNC_TRUSTED_KEYS=str(tmp_path / "key.pem"))

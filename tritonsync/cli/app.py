@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from tritonsync._version import __version__
-from tritonsync.cli import bench, demo, doctor, keygen, look, retention, run, stats, transfer, verify
+from tritonsync.cli import bench, demo, doctor, keygen, look, retention, run, stats, transfer, verify, why
 from tritonsync.cli.options import Json
 from tritonsync.cli.output import Output, complain, warnings_as_lines
 from tritonsync.errors import TritonSyncError
@@ -59,6 +59,7 @@ for command in (
     look.ls,
     look.show,
     verify.verify,
+    why.why,
     retention.du,
     retention.gc,
     retention.rm,

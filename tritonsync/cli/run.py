@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tritonsync.cli.output import complain
-from tritonsync.errors import SettingsError
+from tritonsync.cli.why import why_compiled
+from tritonsync.errors import SettingsError, TritonSyncError
 from tritonsync.redaction import redacted
+
+if TYPE_CHECKING:
+    from tritonsync.settings import Settings
+    from tritonsync.watch.run import Watched
 
 __all__ = ["RUN_SETTINGS", "run"]
 
@@ -38,20 +44,55 @@ def run(
 
     Looks at all of its processes. Ends with the program's own exit code, or with 3 if it was to be warm and was not.
     What counts is that Inductor generated code, or that Triton compiled or timed a kernel; C++ code of CPU graphs is
-    compiled anew by torch on every machine, and does not count.
+    compiled anew by torch on every machine, and does not count. Says in one line each why something was compiled;
+    `tritonsync why` shows all of it.
     """
+    from tritonsync.cli.explain import grouped
     from tritonsync.settings import Settings
     from tritonsync.watch.run import watch
 
     if report is not None and not report.parent.is_dir():
         raise SettingsError(f"--report {report}: there is no folder {report.parent}")
-    watched = watch(command, Settings.from_env(), precompile=precompile)
+    settings = Settings.from_env()
+    watched = watch(command, settings, precompile=precompile)
+    document = redacted(_document(command, watched, settings))
     if report is not None:
-        document = {**dataclasses.asdict(watched), "warm": watched.is_warm, "reasons": list(watched.reasons())}
-        report.write_text(json.dumps(redacted(document), indent=2) + "\n", encoding="utf-8")
+        report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    for line in grouped(document["why"]):
+        complain(line)
+    _keep(settings, document)
     if assert_warm and not watched.is_warm:
         for reason in watched.reasons():
             complain(f"not warm: {reason}")
         if watched.exit_code == 0:
             raise typer.Exit(COLD)
     raise typer.Exit(watched.exit_code)
+
+
+def _document(command: list[str], watched: Watched, settings: Settings) -> dict[str, Any]:
+    """Return the report: what was seen, in which bucket, and why something was compiled."""
+    seen = dataclasses.asdict(watched)
+    sessions, _ = seen.pop("sessions"), seen.pop("compiled")
+    facts: dict[str, Any] = next((session for session in sessions if session.get("engine")), {})
+    workload = next((session["workload"] for session in sessions if session.get("workload")), settings.workload)
+    return {
+        **seen,
+        "command": shlex.join(command),
+        "url": settings.url,
+        "engine": {"name": facts["engine"], "reason": facts["engine_reason"]} if facts else None,
+        "workload": workload,
+        "warm": watched.is_warm,
+        "reasons": list(watched.reasons()),
+        "why": why_compiled(watched, settings, workload),
+    }
+
+
+def _keep(settings: Settings, document: dict[str, Any]) -> None:
+    """Keep the report for `tritonsync why`; where that cannot be, the run is as good without."""
+    from tritonsync.local.inductor_cache import default_inductor_dir
+    from tritonsync.watch.last_run import keep_report
+
+    try:
+        keep_report(default_inductor_dir(settings.inductor_dir), document)
+    except TritonSyncError as exc:
+        complain(f"`tritonsync why` will not know of this run: {exc}")

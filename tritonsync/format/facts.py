@@ -11,14 +11,23 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tritonsync.errors import ValueSplitError
 from tritonsync.format.bundle import DEFAULT_VARIANT
+from tritonsync.format.key_parts import Part, groups_of_parts, parts_of_lines
 from tritonsync.format.pickle_reader import Instance, Reading, read
 from tritonsync.format.ranks import Rank, depends_on_rank, ranked_requirement, ranked_variant
 
-__all__ = ["UNKNOWN_CPU", "ValueFacts", "facts_of_reading", "read_facts", "variant_of", "why_unfit"]
+__all__ = [
+    "UNKNOWN_CPU",
+    "ValueFacts",
+    "facts_of_reading",
+    "key_parts_of_value",
+    "read_facts",
+    "variant_of",
+    "why_unfit",
+]
 
 #: Name of the file that Inductor writes a kernel's source to: base32 of a sha256 (`code_hash` of codecache.py, 2.13).
 _KERNEL_SOURCE = re.compile(r"(?<![a-z2-7])[a-z2-7]{52}\.py(?![A-Za-z0-9_])")
@@ -49,6 +58,7 @@ class ValueFacts:
         fx_graphs: for AOTAutograd values that point to FX values: (key, exact guard text), forward first.
         kernel_sources: base names of the kernel `.py` files named in the value.
         kernel_hashes: hashes of all kernels, bundled or named by a static autotuner.
+        key_parts: digests of the parts of an FX value's own key (see `key_parts.py`); empty where it does not say.
     """
 
     guards: str = ""
@@ -61,6 +71,7 @@ class ValueFacts:
     fx_graphs: tuple[tuple[str, str], ...] = ()
     kernel_sources: frozenset[str] = frozenset()
     kernel_hashes: frozenset[str] = frozenset()
+    key_parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_facts(value: bytes) -> ValueFacts:
@@ -103,7 +114,24 @@ def facts_of_reading(reading: Reading) -> ValueFacts:
             name for text in reading.texts if ".py" in text for name in _KERNEL_SOURCE.findall(text)
         ),
         kernel_hashes=frozenset([*static, *(name for name in bundled if isinstance(name, str))]),
+        key_parts=groups_of_parts(parts_of_lines(_key_lines(root))),
     )
+
+
+def key_parts_of_value(value: bytes) -> tuple[Part, ...]:
+    """Return the parts of an FX value's key, as torch wrote them into it; empty where it did not.
+
+    Raises:
+        ValueSplitError: it is no value of torch, or not in a form that is known.
+    """
+    root = read(value).root
+    return parts_of_lines(_key_lines(root)) if isinstance(root, Instance) else ()
+
+
+def _key_lines(root: Instance) -> list[object]:
+    """Return the lines; only a value that was kept under a key of its own has them (torch/_inductor/compile_fx.py)."""
+    lines = root.get("_fx_graph_cache_debug_lines")
+    return lines if isinstance(lines, list) else []
 
 
 def _aot_parts(root: Instance) -> tuple[tuple[tuple[str, str], ...], bool]:

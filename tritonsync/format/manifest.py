@@ -125,6 +125,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     machine: str | None = None
     requires: str | None = None
 
+    def stating(self, **facts: str | None) -> Environment:
+        """Return the environment with these facts in place of what it states."""
+        return msgspec.structs.replace(self, **facts)
+
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A validated manifest; see the module's docstring for the fields."""
@@ -209,7 +213,7 @@ def describe(
         generation=generation,
         guards=bundle.guards,
         created=created,
-        environment=msgspec.structs.replace(environment, requires=bundle.requires),
+        environment=environment.stating(requires=bundle.requires),
         kernels=tuple(_kernel_entry(kernel) for kernel in bundle.kernels),
         payloads=tuple(FileEntry(name=p.name, size=p.size, sha256=p.sha256) for p in bundle.payloads),
         pack=pack,

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -36,6 +36,7 @@ from tritonsync.errors import FormatError, ValueSplitError
 from tritonsync.format.bundle import DEFAULT_VARIANT, GRAPHS, Bundle, Digest, Payload
 from tritonsync.format.facts import ValueFacts, read_facts, variant_of
 from tritonsync.format.kernel import Kernel, KernelFile
+from tritonsync.format.key_parts import key_parts_payload
 from tritonsync.format.pack import MAX_FILE_SIZE
 from tritonsync.format.pickle_reader import Instance, Reading, Span, read
 from tritonsync.format.ranks import Rank, depends_on_rank
@@ -209,6 +210,7 @@ def bundle_of_value(
     rank: Rank | None = None,
     variant: str = DEFAULT_VARIANT,
     facts: ValueFacts | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Make the bundle of one value.
 
@@ -220,6 +222,7 @@ def bundle_of_value(
         rank: of the process that made it; counts only for values that may hold code for one rank.
         variant: for kinds whose values torch does not guard.
         facts: what `read_facts` said of the value, where the caller knows already.
+        sources: files that the graph was traced from, and digests of them.
     """
     stem = _STEMS[kind]
     whole = Digest(size=len(value), sha256=hashlib.sha256(value).hexdigest())
@@ -233,12 +236,13 @@ def bundle_of_value(
         kernels, payload = parts.kernels, Payload(f"{stem}.skeleton", parts.skeleton)
     except ValueSplitError:
         kernels, payload = (), Payload(f"{stem}.pickle", value)
+    parts_of_key = key_parts_payload(facts.key_parts, sources or {})
     return Bundle(
         kind=kind,
         key=key,
         variant=variant,
         kernels=kernels,
-        payloads=(payload,),
+        payloads=(payload,) if parts_of_key is None else (payload, parts_of_key),
         guards=facts.guards,
         requires=requires,
         compile_seconds=facts.compile_seconds,

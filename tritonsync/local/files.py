@@ -36,6 +36,7 @@ __all__ = [
     "disk_errors",
     "host_lock",
     "is_link",
+    "make_own_folder",
     "read_file",
     "remove_stale",
     "replace_file",
@@ -232,7 +233,8 @@ def remove_stale(entry: os.DirEntry[str]) -> bool:
 
 log = logging.getLogger(__name__)
 
-#: The folder of the lock files, inside Inductor's cache folder, and of the notes of `owners.py`. All are empty.
+#: The folder of the lock files, inside Inductor's cache folder, of the notes of `owners.py`, and of what the last run
+#: said (watch/last_run.py).
 LOCKS = ".tritonsync"
 
 _waited_in_vain = 0.0
@@ -260,7 +262,7 @@ def host_lock(cache_dir: Path, name: str, *, timeout: float | None) -> Iterator[
     lock = FileLock(path, timeout=wait, mode=0o600)
     held = False
     try:
-        _make_lock_folder(path.parent)
+        make_own_folder(path.parent)
         lock.acquire()
         held = True
     except Timeout:
@@ -274,8 +276,8 @@ def host_lock(cache_dir: Path, name: str, *, timeout: float | None) -> Iterator[
         lock.release()
 
 
-def _make_lock_folder(folder: Path) -> None:
-    """Make the folder of the locks, for this user alone: nobody else can hold a lock, or put a link in its place.
+def make_own_folder(folder: Path) -> None:
+    """Make a folder of our own, for this user alone: nobody else can hold a lock, or put a link in its place.
 
     Raises:
         OSError: it is not this user's.

@@ -163,7 +163,7 @@ def _watch(folder: str) -> None:
     from tritonsync.watch.report import Reporter
 
     reporter = Reporter(folder)
-    observer.start(reporter)
+    observer.start(reporter, is_helper=is_helper(sys.argv))
     reporter.say("process", pid=os.getpid(), argv=sys.argv, helper=is_helper(sys.argv))
 
 

@@ -8,6 +8,7 @@ torch's own switches for remote caches stay off: they are part of the AOTAutogra
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import pickle
@@ -83,6 +84,9 @@ def patch_codecache(codecache: Any) -> None:  # noqa: ANN401
     parameters = ("cls", "local", "remote_cache", "key")
     _patches.replace(codecache.GuardedCache, "iterate_over_candidates", parameters, _graphs.candidates)
     _patches.replace(codecache.FxGraphCache, "_write_to_local_cache", ("key", "content"), _graphs.write("fx_graph"))
+    with contextlib.suppress(UnknownProgramError):  # it only tells where graphs come from
+        of_key = ("gm", "example_inputs", "fx_kwargs", "inputs_to_check", "remote")
+        _patches.replace(codecache.FxGraphCache, "prepare_key", of_key, _graphs.prepare)
     _patches.replace(codecache.InductorCacheArtifact, "populate_cache", ("self",), _graphs.populate)
     session.set_host(
         session.Host(

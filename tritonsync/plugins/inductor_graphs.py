@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import pickle
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tritonsync.format.key_parts import files_in_traces
 from tritonsync.messages import warn_once
 from tritonsync.plugins.edge import edge, never_raise
 from tritonsync.session import session
@@ -74,6 +76,30 @@ class GraphCaches:
 
         return iterate_over_candidates
 
+    def prepare(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Make `prepare_key` note the graph that a key was made of, for what is written under it."""
+
+        def prepare_key(gm: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            result = original(gm, *args, **kwargs)
+            self._note_graph(gm, result)
+            return result
+
+        return prepare_key
+
+    @edge(None)
+    def _note_graph(self, graph: Any, result: Any) -> None:  # noqa: ANN401
+        # Weakly: whoever compiles it holds it until the value is written.
+        self._here.graph = (result[0][0], weakref.ref(graph)) if result[0] else None
+
+    @edge(frozenset())
+    def _sources(self, key: str) -> frozenset[str]:
+        """Return the files that the graph of this key was traced from."""
+        known, reference = getattr(self._here, "graph", None) or ("", None)
+        graph = reference() if known == key and reference is not None else None
+        if graph is None:
+            return frozenset()
+        return files_in_traces(node.meta.get("stack_trace") for node in graph.graph.nodes)
+
     def write(self, kind: str) -> Callable[[Callable[[str, bytes], None]], Callable[[str, bytes], None]]:
         """Make `_write_to_local_cache` of a cache publish what it writes."""
 
@@ -82,7 +108,7 @@ class GraphCaches:
                 _made(content)
                 original(key, content)
                 if not getattr(self._here, "populating", False):
-                    _written(kind, key, content)
+                    _written(kind, key, content, self._sources(key) if kind == "fx_graph" else frozenset())
 
             return _write_to_local_cache
 
@@ -151,7 +177,7 @@ def _made(content: bytes) -> None:
 
 
 @edge(None)
-def _written(kind: str, key: str, content: bytes) -> None:
+def _written(kind: str, key: str, content: bytes, sources: frozenset[str]) -> None:
     now = session.current()
     if now is not None:
-        now.enqueue_value(kind, key, bytes(content))
+        now.enqueue_value(kind, key, bytes(content), sources)

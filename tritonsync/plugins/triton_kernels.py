@@ -107,7 +107,7 @@ def made(key: str, filename: str, folder: str, seconds: float) -> None:
     """Publish what Triton has written."""
     now, variant = session.current(), _variant_of(filename)
     if not is_single(filename):
-        _tell_observer(key, filename)
+        _tell_observer(key, filename, folder)
     if now is None or variant is None or _is_of_a_graph(filename):
         return
 
@@ -179,9 +179,9 @@ def _environment(triton: str) -> Environment:
     return host_environment(torch=None if torch is None else str(torch.__version__), triton=triton, device=_gpu())
 
 
-def _tell_observer(key: str, filename: str) -> None:
+def _tell_observer(key: str, filename: str, folder: str) -> None:
     """Report a compilation: Triton has looked for a listener before it imported us, so the first one has none."""
     observer = sys.modules.get("tritonsync.watch.observer")
     if observer is not None:
         name = filename.removesuffix(".json")
-        observer.kernel_compiled(name, base64.b32decode(key + "=" * (-len(key) % 8)).hex())
+        observer.kernel_compiled(name, base64.b32decode(key + "=" * (-len(key) % 8)).hex(), folder)

@@ -6,11 +6,12 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
 from tritonsync.errors import RemoteOffError, SettingsError
+from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import Environment
 from tritonsync.format.ranks import Rank
 from tritonsync.local.cpu import host_cpu
@@ -27,7 +28,7 @@ from tritonsync.settings import Settings
 from tritonsync.store import Store
 from tritonsync.store.trust import signer_of, trust_of
 from tritonsync.sync.caches import LocalCaches, check_caches
-from tritonsync.sync.environment import host_environment
+from tritonsync.sync.environment import host_environment, with_target
 
 __all__ = ["Connection", "Context", "Host", "plain_host"]
 
@@ -172,12 +173,12 @@ class Context:
         check_caches(host.caches())
         return store.on_host(cpu=host.cpu(), rank=host.rank())
 
-    def writer(self, timeout: float | None) -> Store:
-        """Wait for the store, at most so many seconds; what it publishes was made here and now.
+    def writer(self, timeout: float | None, kernels: Iterable[Kernel] = ()) -> Store:
+        """Wait for the store, at most so many seconds; what it publishes, such as these kernels, was made here and now.
 
         Raises:
             TritonSyncError, TimeoutError: see `Connection.store`.
         """
         store, host = self.connection.store(timeout), self.host()
         check_caches(host.caches())
-        return store.on_host(cpu=host.cpu(), rank=host.rank(), environment=host.environment())
+        return store.on_host(cpu=host.cpu(), rank=host.rank(), environment=with_target(host.environment(), kernels))

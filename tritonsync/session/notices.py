@@ -10,16 +10,19 @@ import dataclasses
 import logging
 import multiprocessing
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from tritonsync.messages import speaker
 from tritonsync.remote.bucket import BucketStats
+from tritonsync.session.context import Context
 from tritonsync.session.counters import Counts, summary
 from tritonsync.settings import Settings
 from tritonsync.store.trust import notice_of_trust
 from tritonsync.watch.metrics import feed_meters, measured, write_metrics
 from tritonsync.watch.report import Reporter
 
-__all__ = ["say_counts", "say_who_is_trusted"]
+__all__ = ["facts_for_report", "say_counts", "say_who_is_trusted"]
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +33,39 @@ def say_who_is_trusted(settings: Settings) -> None:
         _print(notice)
 
 
-def say_counts(settings: Settings, workload: str | None, counts: Counts, stats: BucketStats) -> None:
-    """Say what a process that ends has counted: one line, the metrics, and the report of a watched run."""
+def facts_for_report(context: Context, workload: str | None, *, is_off: bool) -> dict[str, Any]:
+    """Return what explains, in the report of a watched run, what this process was served and what not."""
+    if context.settings.report_dir is None:
+        return {}
+    facts: dict[str, Any] = {"workload": workload, "off": is_off}
+    try:
+        host, connection = context.host(), context.connection
+        made, rank = host.environment(), host.rank()
+        facts |= {name: getattr(made, name) for name in ("torch", "triton", "python", "cuda", "device", "target")}
+        facts |= {"cpu": host.cpu(), "rank": None if rank is None else [rank.world, rank.rank]}
+        if connection.is_made:
+            engine = connection.store(0).bucket.engine
+            facts |= {"engine": engine.name, "engine_reason": engine.reason}
+    except Exception as exc:  # noqa: BLE001 - the program ends well, whatever cannot be told
+        log.info("the report says less of this process: %s", exc)
+    return facts
+
+
+def say_counts(
+    settings: Settings, workload: str | None, counts: Counts, stats: BucketStats, facts: Mapping[str, Any]
+) -> None:
+    """Say what a process that ends has counted: one line, the metrics, and the report of a watched run.
+
+    Args:
+        settings: of the process.
+        workload: its name; None: it has none.
+        counts: of the session.
+        stats: of the bucket.
+        facts: of the session, for the report alone.
+    """
     counted = {**dataclasses.asdict(counts), **dataclasses.asdict(stats)}
     if settings.report_dir is not None:
-        Reporter(settings.report_dir).say("counts", counts=counted)
+        Reporter(settings.report_dir).say("counts", counts=counted, session=dict(facts))
     if counts.is_idle:
         return
     try:

@@ -20,6 +20,7 @@ from tritonsync.format.value import bundle_of_value, facts_of_value
 from tritonsync.format.workload import WorkloadEntry
 from tritonsync.local import inductor_cache
 from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
+from tritonsync.local.sources import digests_of_sources
 from tritonsync.messages import warn_once
 from tritonsync.session.context import Context, Host
 from tritonsync.session.incoming import Incoming, name_of
@@ -78,7 +79,9 @@ class Outgoing:
         """Whether nothing waits to be uploaded."""
         return self._queue.is_idle
 
-    def enqueue_value(self, kind: str, key: str, data: bytes, refused: Collection[str]) -> None:
+    def enqueue_value(
+        self, kind: str, key: str, data: bytes, refused: Collection[str], sources: Collection[str] = ()
+    ) -> None:
         """Queue a value that torch has just made, with its kernels.
 
         Args:
@@ -86,11 +89,12 @@ class Outgoing:
             key: the key there.
             data: the value.
             refused: file names of the values that torch was offered under this key, and made this one all the same.
+            sources: files that the graph was traced from.
         """
         maker = _Maker.of(self._context.host())
         with self._lock:
             self._made.add((kind, key))
-        self._submit(lambda: self._value(kind, key, data, frozenset(refused), maker), size=len(data))
+        self._submit(lambda: self._value(kind, key, data, frozenset(refused), maker, sources), size=len(data))
 
     def enqueue(self, make: Callable[[], Bundle | None], after: int = -1, reread: bool = False) -> None:
         """Queue the bundle that `make` returns on an upload thread. `after`, `reread`: see `Store.publish`."""
@@ -98,12 +102,8 @@ class Outgoing:
         def work() -> None:
             bundle = make()
             if bundle is not None and self._writes:
-                self._published(
-                    bundle,
-                    self._context.writer(times.UPLOAD_S).publish(
-                        bundle, after=after, reread=reread, timeout=times.UPLOAD_S
-                    ),
-                )
+                store = self._context.writer(times.UPLOAD_S, bundle.kernels)
+                self._published(bundle, store.publish(bundle, after=after, reread=reread, timeout=times.UPLOAD_S))
 
         self._submit(work)
 
@@ -190,8 +190,10 @@ class Outgoing:
             self._context.counters.add(dropped=1)
             warn_once(log, "queue", "the upload queue is full; some results of this run will not be in the bucket")
 
-    def _value(self, kind: str, key: str, data: bytes, refused: frozenset[str], maker: _Maker) -> None:
-        bundle, facts = _gathered(kind, key, data, maker)
+    def _value(
+        self, kind: str, key: str, data: bytes, refused: frozenset[str], maker: _Maker, sources: Collection[str]
+    ) -> None:
+        bundle, facts = _gathered(kind, key, data, maker, sources)
         with self._lock:
             self._facts[kind, key] = facts
             if any(("fx_graph", graph) in self._made for graph, _ in facts.fx_graphs):
@@ -295,9 +297,21 @@ class Outgoing:
             self._context.waits.failed(exc)
 
 
-def _gathered(kind: str, key: str, data: bytes, maker: _Maker) -> tuple[Bundle, ValueFacts]:
-    """Return the bundle of a value that torch has made here, and what is known of the value."""
+def _gathered(
+    kind: str, key: str, data: bytes, maker: _Maker, sources: Collection[str] = ()
+) -> tuple[Bundle, ValueFacts]:
+    """Return the bundle of a value that torch has made here, and what is known of the value.
+
+    Args:
+        kind: `fx_graph` or `aot_autograd`.
+        key: the key there.
+        data: the value.
+        maker: what held for the program then.
+        sources: paths of the files that it was traced from, as far as they are known.
+    """
     facts = facts_of_value(data)
     if maker.has_custom_passes:
         facts = dataclasses.replace(facts, is_ranked=True)
-    return gather(kind, key, data, facts, maker.caches, cpu=maker.cpu, rank=maker.rank), facts
+    digests = digests_of_sources(sources)
+    bundle = gather(kind, key, data, facts, maker.caches, cpu=maker.cpu, rank=maker.rank, sources=digests)
+    return bundle, facts

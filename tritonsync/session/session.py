@@ -20,7 +20,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from tritonsync.session.context import Connection, Context, Host, plain_host
 from tritonsync.session.counters import Counters, Counts
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
-from tritonsync.session.notices import say_counts, say_who_is_trusted
+from tritonsync.session.notices import facts_for_report, say_counts, say_who_is_trusted
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.plain_kernels import PlainKernels
 from tritonsync.session.precompiled import Precompiled
@@ -204,12 +204,12 @@ class Session:
         """Note that torch has put a value into its folder that is this process's own."""
         self._lookups.note_made(data)
 
-    def enqueue_value(self, kind: str, key: str, data: bytes) -> None:
-        """Publish, in the background, a value that torch has made, with its kernels."""
+    def enqueue_value(self, kind: str, key: str, data: bytes, sources: Collection[str] = ()) -> None:
+        """Publish, in the background, a value that torch has made from these source files, with its kernels."""
         self._record.note(kind, key)
         if not self.is_off:
             self._watch_for_sigterm()
-            self._outgoing.enqueue_value(kind, key, data, self._lookups.offered(kind, key))
+            self._outgoing.enqueue_value(kind, key, data, self._lookups.offered(kind, key), sources)
 
     def enqueue_newest(self, kind: str, key: str, data: bytes) -> None:
         """Publish the last state of a value that changes (`pgo`) at the end of the process."""
@@ -286,9 +286,10 @@ class Session:
     def _say(self) -> None:
         if self._is_helper:
             quiet = dataclasses.replace(self.settings, metrics=None, quiet=True)
-            say_counts(quiet, None, self.counts, self.stats)
+            say_counts(quiet, None, self.counts, self.stats, {})
         else:
-            say_counts(self.settings, self._record.name, self.counts, self.stats)
+            facts = facts_for_report(self._context, self._record.name, is_off=self.is_off)
+            say_counts(self.settings, self._record.name, self.counts, self.stats, facts)
 
     # ---- in the background ------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from tritonsync.format.workload import (
 from tritonsync.local.inductor_cache import public_path
 from tritonsync.messages import warn_once
 from tritonsync.store import Store
+from tritonsync.sync.environment import with_target
 
 __all__ = ["WorkloadRecord", "entries_of", "program_name"]
 
@@ -138,6 +139,8 @@ class WorkloadRecord:
         listed = Workload(
             inductor_dir=public_path(inductor_dir), entries=tuple(sorted(entries)), path_id=path_id(inductor_dir)
         )
+        made = with_target(store.environment, kernels)
+        store = store.on_host(cpu=store.cpu, rank=store.rank, environment=made)
         store.publish_newest(bundle_of_workload(self.name, listed, kernels), inline=(LIST,), timeout=timeout)
         with self._lock:
             self._last, self._kernels = frozenset(entries), frozenset(kernel.hash for kernel in kernels)

@@ -14,12 +14,15 @@ from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Environment, Manifest
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.format.workload import LIST, workload_of_manifest
 from tritonsync.remote.bucket import Bucket, ObjectInfo
+from tritonsync.remote.threads import in_parallel
 
 __all__ = ["Catalog", "Entry", "KernelPlace", "Objects", "batches"]
 
 #: Objects fetched together at most, and their bytes, where one object does not have more by itself.
 BATCH = 256
 BATCH_BYTES = 16 * 1024 * 1024
+#: Prefixes listed at a time.
+LISTINGS_AT_ONCE = 16
 #: Shown of what an ambiguous name could mean.
 _SHOWN = 5
 
@@ -83,15 +86,18 @@ class Catalog:
     Args:
         bucket: where they are.
         trust: whose signatures count; everything is trusted by default.
+        below: prefixes that are listed.
 
     Raises:
         RemoteError: the bucket could not be asked.
     """
 
-    def __init__(self, bucket: Bucket, *, trust: TrustPolicy | None = None) -> None:
+    def __init__(
+        self, bucket: Bucket, *, trust: TrustPolicy | None = None, below: Collection[str] = ("bundles/",)
+    ) -> None:
         self.bucket = bucket
         self.trust = trust or TrustPolicy()
-        self.objects = bucket.list("bundles/")
+        self.objects = _listed(bucket, below)
         self.places = places_in(self.objects)
 
     def entries(self, *, kind: str | None = None, newest: int | None = None) -> Iterator[Entry]:
@@ -253,6 +259,11 @@ class Catalog:
             left = {key: places for key, places in left.items() if places and key not in good}
             at_once *= 2
         return listed
+
+
+def _listed(bucket: Bucket, below: Collection[str]) -> dict[str, ObjectInfo]:
+    listings = in_parallel(bucket.list, below, LISTINGS_AT_ONCE)
+    return {name: info for listing in listings.values() for name, info in listing.items()}
 
 
 def places_in(objects: Objects, kinds: Collection[str] = KINDS) -> list[BundlePlace]:

@@ -20,6 +20,7 @@ from tritonsync.errors import PackError, RemoteError, UnfitObjectError
 from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import Bundle, Digest, Payload
+from tritonsync.format.key_parts import KEY_PARTS
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, key_prefix
 from tritonsync.format.manifest import MAX_GENERATION, Environment, Manifest
 from tritonsync.format.ranks import Rank
@@ -121,12 +122,14 @@ class Store(Reader):
             RemoteError: the bucket could not be asked, or refused the write.
         """
         deadline = Deadline(timeout)
+        # Who looks for the nearest key reads manifests only.
+        inline = frozenset(inline) | {KEY_PARTS}
         try:
-            return self._publish(bundle, after, reread, frozenset(inline), deadline)
+            return self._publish(bundle, after, reread, inline, deadline)
         except _LooksSpoiledError:
             # A server without create-only writes shows half an object while another writer replaces it by its equal.
             time.sleep(times.SECOND_LOOK_S)
-            return self._publish(bundle, after, reread, frozenset(inline), deadline, is_sure=True)
+            return self._publish(bundle, after, reread, inline, deadline, is_sure=True)
 
     def _publish(
         self,

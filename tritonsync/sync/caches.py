@@ -94,6 +94,7 @@ def gather(
     *,
     cpu: str | None,
     rank: Rank | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Make the bundle of a value of `FxGraphCache` or `AOTAutogradCache`, with the kernels it names and does not hold.
 
@@ -101,7 +102,7 @@ def gather(
     and drop the whole autotuner when one is missing (pytorch 194918); so every kernel that they name is added from the
     local folder.
     """
-    held = bundle_of_value(kind, key, value, cpu=cpu, rank=rank, facts=facts)
+    held = bundle_of_value(kind, key, value, cpu=cpu, rank=rank, facts=facts, sources=sources)
     missing = set(facts.static_kernels) - {kernel.hash for kernel in held.kernels}
     if not missing:
         return held

@@ -148,6 +148,7 @@ def _hook(settings: Settings) -> Iterator[Finding]:
 def _bucket(settings: Settings, open_bucket: Callable[[], Bucket]) -> Iterator[Finding]:
     try:
         with open_bucket() as bucket:
+            yield Finding("bucket", "ok", f"engine: {bucket.engine.name} ({bucket.engine.reason})")
             yield from _rights(settings, bucket)
     except (RemoteError, FormatError) as exc:
         yield Finding("bucket", "fail", str(exc), "see the message; `tritonsync ls` tries the same")

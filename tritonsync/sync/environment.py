@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 from tritonsync._version import __version__
@@ -12,7 +13,7 @@ from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import Environment
 from tritonsync.local import triton_cache
 
-__all__ = ["environment_of_folder", "host_environment", "kernel_facts"]
+__all__ = ["environment_of_folder", "host_environment", "kernel_facts", "with_target"]
 
 
 def host_environment(
@@ -61,6 +62,14 @@ def kernel_facts(kernel: Kernel) -> tuple[str | None, str | None]:
     if not isinstance(target, dict) or "backend" not in target or "arch" not in target:
         return _clean(version), None
     return _clean(version), _clean(f"{target['backend']}:{target['arch']}")
+
+
+def with_target(environment: Environment, kernels: Iterable[Kernel]) -> Environment:
+    """Return the environment with the target of these kernels, where it states none."""
+    if environment.target is not None:
+        return environment
+    targets = (target for _, target in map(kernel_facts, kernels) if target is not None)
+    return environment.stating(target=next(targets, None))
 
 
 def environment_of_folder(triton_dir: Path) -> Environment:

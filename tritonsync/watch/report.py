@@ -6,12 +6,16 @@ library only: it is imported during `import torch`.
 ::
 
     {"event":"process", "pid":4711, "argv":["train.py"], "helper":false}   the plugin is in this process
-    {"event":"graph", "name":"<FX graph key>"}                             Inductor compiled a graph
+    {"event":"graph", "name":"<FX graph key>", "key":...}                  Inductor compiled a graph; key: null for none
     {"event":"kernel", "name":"<name>", "hash":"<64 hex digits>"}          Triton compiled a kernel
     {"event":"benchmark", "name":"<name>"}                                 configurations of a kernel were timed
     {"event":"precompile", "name":"<function>", "outcome":"used", "reason":""}   what became of a function there
     {"event":"blind", "name":"<module>"}                                   something could not be watched
-    {"event":"counts", "counts":{...}}                                     counters of the session, at its end
+    {"event":"counts", "counts":{...}, "session":{...}}                    the session at its end: counters, and facts
+
+What explains a graph stands beside its key: `sources`, the files it was traced from and digests of them, `cache`,
+Inductor's folder, and `refusal`, why torch gave it no key; beside the hash of a kernel: `folder`, and `of_graph`,
+whether Inductor compiled it for a graph.
 """
 
 from __future__ import annotations

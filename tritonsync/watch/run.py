@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import os
 import signal
 import subprocess
@@ -39,6 +40,9 @@ class Watched:
             outcomes: `used`, a result of an earlier run; `restored and not used`; `refused`, which was another
             function's or another program's; `left out` and `incomplete`, which is not published; `published`.
         counts: counters of all sessions, added up.
+        sessions: what each session told of itself, see `facts_for_report` of session/notices.py.
+        compiled: each graph and kernel that was compiled, as it was reported, and the facts of its process.
+        started: when, as manifests state times.
     """
 
     exit_code: int
@@ -49,6 +53,9 @@ class Watched:
     unwatched: tuple[str, ...]
     precompiled: tuple[dict[str, str], ...]
     counts: dict[str, float]
+    sessions: tuple[dict[str, Any], ...] = ()
+    compiled: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = ()
+    started: str = ""
 
     @property
     def is_warm(self) -> bool:
@@ -85,16 +92,17 @@ def watch(command: Sequence[str], settings: Settings, *, precompile: bool = Fals
         added = {"TRITONSYNC_URL": settings.url, "TRITONSYNC_REPORT_DIR": folder, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
         if precompile:
             added[VARIABLES["precompile"][0]] = "1"
+        started = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             process = subprocess.Popen(list(command), env={**by_default, **os.environ, **added})  # noqa: S603 - the user's own command
         except OSError as exc:
             raise TritonSyncError(f"{command[0]} cannot be started: {exc.strerror or exc}") from exc
         with _passing_on_signals(process):
             code = process.wait()
-        return _summary(128 - code if code < 0 else code, read_reports(Path(folder)))
+        return _summary(128 - code if code < 0 else code, read_reports(Path(folder)), started)
 
 
-def _summary(exit_code: int, reports: list[list[dict[str, Any]]]) -> Watched:
+def _summary(exit_code: int, reports: list[list[dict[str, Any]]], started: str = "") -> Watched:
     events = [event for report in reports for event in report]
 
     def named(kind: str) -> tuple[str, ...]:
@@ -115,7 +123,29 @@ def _summary(exit_code: int, reports: list[list[dict[str, Any]]]) -> Watched:
         unwatched=named("blind"),
         precompiled=tuple(_precompiled(events)),
         counts=counts,
+        sessions=tuple(_sessions(events)),
+        compiled=tuple(_compiled(reports)),
+        started=started,
     )
+
+
+def _sessions(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for event in events:
+        if event.get("event") == "counts" and event.get("session"):
+            yield event["session"]
+
+
+def _compiled(reports: list[list[dict[str, Any]]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield each graph and kernel once; a process that says nothing of itself is taken for one like the first."""
+    all_facts = [next(_sessions(report), {}) for report in reports]
+    first = next(filter(None, all_facts), {})
+    seen: set[tuple[str, str]] = set()
+    for report, facts in zip(reports, all_facts, strict=True):
+        for event in report:
+            name = str(event.get("hash") or event.get("key") or len(seen))
+            if event.get("event") in ("graph", "kernel") and (str(event["event"]), name) not in seen:
+                seen.add((str(event["event"]), name))
+                yield event, facts or first
 
 
 def _precompiled(events: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
