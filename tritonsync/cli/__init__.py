@@ -6,8 +6,8 @@
     options.py   options that several commands have, and what is opened with them
     ahead.py     the first request, sent before the rest is imported
     output.py    text, tables, progress bars, JSON
-    transfer.py (push, pull), look.py (ls, show), verify.py, doctor.py, retention.py (du, gc, rm),
-    stats.py, bench.py, run.py, keygen.py, demo.py
+    transfer.py (push, pull), folders.py (their --bundle), look.py (ls, show), verify.py, doctor.py,
+    retention.py (du, gc, rm), stats.py, bench.py, run.py, keygen.py, demo.py
                  the commands
 
 Imports: errors, times, redaction, settings, _version, format, local, remote, store, sync, watch, demo.
