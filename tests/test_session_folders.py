@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,9 @@ from tests.folders import contents, install, write
 from tests.leftovers import wait_until
 from tests.raw import RawBucket
 from tritonsync import messages, times
+from tritonsync.errors import RemoteError
+from tritonsync.local.folder_cache import Place, Snapshot, snapshot
+from tritonsync.session import watched
 from tritonsync.session.session import Session
 from tritonsync.settings import Settings
 from tritonsync.sync.folders import preset_folder, pull_folder, push_folder
@@ -162,3 +166,35 @@ def test_a_file_that_grows_is_published_later(
     write(helion, {ONE: b'{"half": 1}'})
     wait_until(lambda: now.counts.published == 2)
     assert published(bucket, tmp_path / "b") == {ONE, TWO}
+
+
+def test_a_bucket_that_was_away_is_tried_again_at_the_end(
+    bucket: RawBucket, helion: Path, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at every look: the folder is quiet, and so is the program."""
+    tries: list[int] = []
+    real, look = push_folder, snapshot
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise RemoteError("away")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(watched, "push_folder", fail)
+    looks: list[int] = []
+
+    def count(place: Place) -> Snapshot:
+        looks.append(1)
+        return look(place)
+
+    monkeypatch.setattr(watched, "snapshot", count)
+    now = start("helion")
+    wait_until(lambda: now.counts.misses == 1)
+    write(helion, {ONE: b"{}"})
+    wait_until(lambda: len(tries) == 1)
+    before = len(looks)
+    wait_until(lambda: len(looks) > before + 3)
+    assert (len(tries), now.counts.published) == (1, 0)
+    now.stop()
+    assert published(bucket, tmp_path / "a") == {ONE}
