@@ -13,10 +13,13 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from tests.folders import LAYOUTS, contents, install, make_folder
+from tests.folders import VARIABLES as VARIABLES_OF_PRESETS
 from tests.raw import RawBucket
 from tritonsync.cli.app import app
 from tritonsync.format import manifest as manifests
-from tritonsync.settings import VARIABLES
+from tritonsync.local.presets import PRESETS
+from tritonsync.settings import VARIABLES, Settings
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.environment import environment_of_folder
 from tritonsync.sync.push import push
@@ -28,6 +31,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 #: Variables that are not in the table, and why. One that gets there must go from here.
 UNDOCUMENTED = {
     "TRITONSYNC_METRICS": "in the text below the table",
+    "TRITONSYNC_BUNDLES": "in the section on other libraries",
     "TRITONSYNC_ENGINE": "in the section on speed",
     "TRITONSYNC_FLUSH_S": "in the text below it",
     "TRITONSYNC_NAMESPACE": "in the text below it",
@@ -91,8 +95,6 @@ def test_the_table_of_variables_is_that_of_the_settings() -> None:
     assert rows.keys() | UNDOCUMENTED.keys() == ours
     assert not rows.keys() & UNDOCUMENTED.keys()
     assert len(rows) <= 9
-    from tritonsync.settings import Settings
-
     for field, (variable, _) in VARIABLES.items():
         if variable in rows:
             default = getattr(Settings(), field)
@@ -146,6 +148,40 @@ def test_the_answer_of_why_is_what_it_says(tmp_path: Path, h200_vit: Path, monke
         return re.sub(r"workload/vit/\d+", "", text)
 
     assert bare(ran.stdout) == bare(expected)
+
+
+def test_the_bundles_are_those_of_the_presets() -> None:
+    """Each has its row, with the variable of its folder and everything that must be the same."""
+    rows = re.findall(r"^\| `([a-z-]+)` \| [^|]* \| `([A-Z_]+)` \| ([^|]*) \|$", README, re.MULTILINE)
+    named = {name: (variable, facts.split(", ")) for name, variable, facts in rows}
+    assert named == {
+        preset.name: (preset.variable, [*(names[0] for names in preset.libraries), *preset.facts])
+        for preset in PRESETS.values()
+    }
+    pull = COMMANDS["pull"]
+    assert all(name in next(each.help for each in pull.params if each.name == "bundle") for name in PRESETS)
+
+
+def test_the_bundles_that_are_shown_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two commands run, from one host to the other."""
+    [block] = [block for block in blocks("sh") if "--bundle" in block]
+    push_line, pull_line, export = block.splitlines()
+    monkeypatch.setenv("TRITONSYNC_URL", str(tmp_path / "bucket"))
+    for name in ("deep-gemm", "tilelang", "apache-tvm-ffi"):
+        install(name, tmp_path / "site", monkeypatch)
+    for line, at in ((push_line, "here"), (pull_line, "there")):
+        for preset in ("deepgemm", "tilelang"):
+            monkeypatch.setenv(VARIABLES_OF_PRESETS[preset], str(tmp_path / at / preset))
+            if at == "here":
+                make_folder(preset, tmp_path / at / preset)
+        done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+        assert done.exit_code == 0, done.stderr
+    for preset in ("deepgemm", "tilelang"):
+        assert contents(tmp_path / "there" / preset) == LAYOUTS[preset]
+    assert Settings.from_env(dict([shlex.split(export, comments=True)[1].split("=")])).bundles == (
+        "deepgemm",
+        "tilelang",
+    )
 
 
 def test_the_manifest_that_is_shown_has_the_fields_of_one() -> None:

@@ -16,6 +16,7 @@ MODULES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorte
 FOREIGN: dict[str, tuple[str, ...]] = {
     "torch": ("plugins/inductor.py", "plugins/precompile"),
     "triton": ("plugins/triton.py", "demo/kernels.py"),
+    "helion": ("plugins/helion.py",),
     "fsspec": ("remote/",),
     "obstore": ("remote/",),
     "aiohttp": ("remote/",),

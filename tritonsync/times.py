@@ -60,6 +60,10 @@ HERD_S = 0.5
 AUTOTUNED_AFTER_S = 20.0
 #: After so long an upload that met a bucket in trouble is tried once more: longer than `BREAKER_PAUSE_S`.
 RETRY_UPLOAD_S = 35.0
+#: A cache folder of another library in which nothing has changed for so long is published.
+FOLDER_QUIET_S = 5.0
+#: After it was, it is left alone for so long, but at the end of the process.
+FOLDER_PAUSE_S = 60.0
 #: What looked damaged is looked at again after so long, before another generation is written for it.
 SECOND_LOOK_S = 0.5
 

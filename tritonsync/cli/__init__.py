@@ -7,8 +7,8 @@
     ahead.py     the first request, sent before the rest is imported
     output.py    text, tables, progress bars, JSON
     explain.py   why something was compiled or is not served, in lines
-    transfer.py (push, pull), look.py (ls, show), verify.py, doctor.py, retention.py (du, gc, rm),
-    why.py, stats.py, bench.py, run.py, keygen.py, demo.py
+    transfer.py (push, pull), folders.py (their --bundle), look.py (ls, show), verify.py, doctor.py,
+    retention.py (du, gc, rm), why.py, stats.py, bench.py, run.py, keygen.py, demo.py
                  the commands
 
 Imports: errors, times, redaction, settings, _version, format, local, remote, store, sync, watch, demo.

@@ -9,6 +9,8 @@ import msgspec
 
 from tritonsync.cli.output import age, amount, size
 from tritonsync.errors import FormatError
+from tritonsync.format.bundle import FOLDER
+from tritonsync.format.folder import list_of_manifest
 from tritonsync.format.layout import BundlePlace
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import workload_of_manifest
@@ -103,13 +105,13 @@ def bundle_text(place: BundlePlace, manifest: Manifest | FormatError) -> str:
         ("content", size(manifest.content_size)),
     ]
     lines = [place.prefix, *(f"  {name:<15} {value}" for name, value in facts if value)]
-    if manifest.payloads:
+    if manifest.payloads and manifest.kind != FOLDER:  # there they have no names of their own
         lines.append(f"  {amount(len(manifest.payloads), 'payload')}")
         lines += [f"    {payload.name}  {size(payload.size)}" for payload in manifest.payloads]
     if manifest.kernels:
         lines.append(f"  {amount(len(manifest.kernels), 'kernel')}")
         lines += [f"    {kernel.hash}  {size(kernel.size):>9}  {kernel.name}" for kernel in manifest.kernels]
-    lines += _listed(manifest)
+    lines += _listed(manifest) + _folder(manifest)
     return "\n".join(lines)
 
 
@@ -119,6 +121,14 @@ def _listed(manifest: Manifest) -> list[str]:
     workload = workload_of_manifest(manifest)
     lines = [f"  lists {amount(len(workload.entries), 'bundle')}, made in {workload.inductor_dir}"]
     return lines + [f"    {entry.kind}/{entry.key}/{entry.variant}" for entry in workload.entries]
+
+
+def _folder(manifest: Manifest) -> list[str]:
+    if manifest.kind != FOLDER:
+        return []
+    listed = list_of_manifest(manifest)
+    lines = [f"  fits where these are the same: {', '.join(f'{name} {text}' for name, text in listed.facts.items())}"]
+    return [*lines, f"  {amount(len(listed.files), 'file')}", *(f"    {file.path}" for file in listed.files)]
 
 
 def kernel_text(build: KernelPlace) -> str:

@@ -55,7 +55,12 @@ OlderThan = Annotated[
         show_default=False,
     ),
 ]
-KeepLast = Annotated[int, typer.Option("--keep-last", min=0, metavar="N", help="Lists of each workload to keep.")]
+KeepLast = Annotated[
+    int,
+    typer.Option(
+        "--keep-last", min=0, metavar="N", help="Lists of each workload, and bundles of each folder, to keep."
+    ),
+]
 OnlyWorkload = Annotated[
     str | None,
     typer.Option(
@@ -91,9 +96,10 @@ def gc(
 ) -> None:
     """Remove what nobody needs any more.
 
-    That is: lists of workloads beyond --keep-last, what no kept list names and is older than --older-than, objects of
-    writers that were killed, and kernel folders of no bundle. Programs may run beside it: what a list names that is not
-    older than --older-than stays for whoever has read it, for as long as --grace says. Needs the right to delete.
+    That is: lists of workloads, and bundles of cache folders, beyond --keep-last; what no kept list names and is older
+    than --older-than; objects of writers that were killed; and kernel folders of no bundle. Programs may run beside it:
+    what a list names that is not older than --older-than stays for whoever has read it, for as long as --grace says.
+    Needs the right to delete.
     """
     from tritonsync.store.retention import Policy
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tritonsync import times
+from tritonsync.cli.folders import BundleDir, BundleKey, Bundles, chosen_folders, pull_folders, push_folders
 from tritonsync.cli.options import (
     Connection,
     InductorDir,
@@ -40,6 +41,9 @@ def push(
     workload: Workload = None,
     inductor_dir: InductorDir = None,
     triton_dir: TritonDir = None,
+    bundle: Bundles = None,
+    bundle_dir: BundleDir = None,
+    bundle_key: BundleKey = None,
     storage_options: StorageOptions = None,
     timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
@@ -55,7 +59,11 @@ def push(
     from tritonsync.sync.push import push as push_caches
 
     output = Output(as_json)
+    folders = chosen_folders(bundle, bundle_dir, bundle_key, workload)
     connection = Connection(context, url, storage_options, timeout)
+    if folders:
+        push_folders(connection, output, folders)
+        return
     name = connection.workload(workload)
     caches, kernels = local_caches(connection.settings, inductor_dir, triton_dir)
     if not any(inductor_cache.values(caches.inductor)) and not any(triton_cache.scan(kernels)):
@@ -122,6 +130,9 @@ def pull(
     inductor_dir: InductorDir = None,
     triton_dir: TritonDir = None,
     files: Files = None,
+    bundle: Bundles = None,
+    bundle_dir: BundleDir = None,
+    bundle_key: BundleKey = None,
     storage_options: StorageOptions = None,
     timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
@@ -133,7 +144,11 @@ def pull(
     from tritonsync.sync.pull import pull as pull_workload
 
     output = Output(as_json)
+    folders = chosen_folders(bundle, bundle_dir, bundle_key, workload)
     connection = Connection(context, url, storage_options, timeout)
+    if folders:
+        pull_folders(connection, output, folders)
+        return
     name = connection.workload(workload)
     caches, kernels = local_caches(connection.settings, inductor_dir, triton_dir)
     store = connection.store()

@@ -19,15 +19,31 @@ from tritonsync.errors import FormatError
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.layout import AUTOTUNE, check_key, check_name, check_text, is_name
 
-__all__ = ["CHANGING", "DEFAULT_VARIANT", "GRAPHS", "KINDS", "Bundle", "Digest", "Payload", "is_variant"]
+__all__ = [
+    "CHANGING",
+    "DEFAULT_VARIANT",
+    "FOLDER",
+    "GRAPHS",
+    "KINDS",
+    "ROOTS",
+    "Bundle",
+    "Digest",
+    "Payload",
+    "is_variant",
+]
 
-#: The caches a bundle can belong to.
-KINDS = ("fx_graph", "aot_autograd", "pgo", "dynamo", "triton", "workload")
+#: The kind of what lies in a cache folder of another library, see `folder.py`.
+FOLDER = "folder"
+#: The caches a bundle can belong to. Versions that do not know one pass over its bundles, except that `gc` up to 0.1.0
+#: takes those of a kind it does not know for leftovers.
+KINDS = ("fx_graph", "aot_autograd", "pgo", "dynamo", "triton", "workload", FOLDER)
 #: Kinds whose values are graphs: pickles that may hold Triton bundles.
 GRAPHS = ("fx_graph", "aot_autograd")
 #: Kinds whose value changes under one key: their variants are times, and the newest counts. Up to 0.1.0, `dynamo` had
 #: one bundle a key, `default`, which any that has a time goes before.
-CHANGING = ("pgo", "dynamo", "workload")
+CHANGING = ("pgo", "dynamo", "workload", FOLDER)
+#: Kinds that no list names: programs ask for them by a name, and get the newest.
+ROOTS = ("workload", FOLDER)
 DEFAULT_VARIANT = "default"
 
 #: Of a value that belongs to one rank of a job, the end says which.

@@ -8,7 +8,7 @@ import re
 import msgspec
 
 from tritonsync.errors import FormatError
-from tritonsync.format.bundle import KINDS, Bundle, Payload, is_variant, kernel_order
+from tritonsync.format.bundle import KINDS, ROOTS, Bundle, Payload, is_variant, kernel_order
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.layout import check_key, check_name, workload_key
 from tritonsync.format.manifest import Manifest
@@ -192,7 +192,7 @@ def _entry(raw: str) -> WorkloadEntry:
         entry = msgspec.json.decode(raw, type=WorkloadEntry)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
         raise FormatError(f"an entry that is no bundle: {str(exc)[:200]}") from exc
-    if entry.kind not in KINDS or entry.kind == "workload":
+    if entry.kind not in KINDS or entry.kind in ROOTS:
         raise FormatError(f"kind {entry.kind[:80]!r} cannot be listed")
     if entry.kind == "pgo":  # its keys hold what a user calls a job
         check_key(entry.key)

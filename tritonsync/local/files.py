@@ -116,7 +116,7 @@ def is_link(path: str | os.PathLike[str]) -> bool:
     return os.path.islink(path)
 
 
-def check_owner(folder: str | os.PathLike[str]) -> None:
+def check_owner(folder: str | os.PathLike[str], variables: str = "TORCHINDUCTOR_CACHE_DIR or TRITON_CACHE_DIR") -> None:
     """Check that nobody else can have put anything into a cache folder: whoever can, has their code run here.
 
     A folder has to belong to this user or to root, and so has a link that leads to it; and it may not be one into which
@@ -124,6 +124,10 @@ def check_owner(folder: str | os.PathLike[str]) -> None:
     are exceptions, because it takes root to mount one: a mounted folder that everybody may write into is taken where it
     has no sticky bit (a Kubernetes `emptyDir`; public folders such as /tmp have one), and root, as in a container,
     takes one of another user who owns the mounted folder itself.
+
+    Args:
+        folder: the folder.
+        variables: what names it, for the message.
 
     Raises:
         UnsafeFolderError: it is neither to be read nor to be written.
@@ -145,8 +149,7 @@ def check_owner(folder: str | os.PathLike[str]) -> None:
     if why is not None:
         raise UnsafeFolderError(
             f"the cache folder {os.fspath(folder)} {why}, so others could have put code into it; it is neither read "
-            "nor written. Make it yours alone (chown, chmod o-w), or name another as TORCHINDUCTOR_CACHE_DIR or "
-            "TRITON_CACHE_DIR",
+            f"nor written. Make it yours alone (chown, chmod o-w), or name another as {variables}",
             path=os.fspath(folder),
         )
 

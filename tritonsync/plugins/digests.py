@@ -195,9 +195,10 @@ class _Description:
         return _name(value) if isinstance(value, type) else self._part(value)
 
     def _builtin(self, value: Any) -> Any:  # noqa: ANN401
-        owner, module = getattr(value, "__self__", None), getattr(value, "__module__", None)
-        if is_versioned(module) and getattr(sys.modules.get(module), value.__name__, None) is value:
-            return ("builtin", module, value.__name__)  # those of pybind11 are bound to a record of their own
+        owner, module = getattr(value, "__self__", None), str(getattr(value, "__module__", None))
+        name = getattr(value, "__name__", "")
+        if is_versioned(module) and getattr(sys.modules.get(module), name, None) is value:
+            return ("builtin", module, name)  # those of pybind11 are bound to a record of their own
         if owner is not None and not isinstance(owner, (type, types.ModuleType)):
             return None  # a bound method: what it is bound to counts
         home = getattr(value, "__module__", None) or getattr(value, "__objclass__", None) or owner

@@ -117,6 +117,11 @@ class Outgoing:
         if self._writes:
             self._queue.submit(work, rank=BELONGINGS, delay=times.AUTOTUNED_AFTER_S)
 
+    def enqueue_work(self, work: Callable[[], None]) -> None:
+        """Queue work that publishes by itself."""
+        if self._writes:
+            self._submit(work)
+
     def note_autotuned(self, folder: str, name: str) -> None:
         """Note that this process has saved an autotune result."""
         with self._lock:

@@ -33,6 +33,7 @@ from tritonsync.remote.threads import prepare_for_end, start_thread
 from tritonsync.remote.waiting import Budget
 from tritonsync.session.context import Connection, Context, Host, plain_host
 from tritonsync.session.counters import Counters, Counts
+from tritonsync.session.folders import Folders
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
 from tritonsync.session.notices import facts_for_report, say_counts, say_who_is_trusted
@@ -63,6 +64,7 @@ class Session:
 
     Attributes:
         settings: as given.
+        folders: cache folders of other libraries, and verbs for their files.
     """
 
     def __init__(self, settings: Settings, host: Host | None = None, *, is_helper: bool = False) -> None:
@@ -90,6 +92,7 @@ class Session:
         self._lookups = GraphLookups(context, self._incoming, self._record)
         self._plain_kernels = PlainKernels(context, self._record)
         self._precompiled = Precompiled(context, self._record)
+        self.folders = Folders(context, () if is_helper else settings.bundles, self._outgoing.enqueue_work)
 
     # ---- the program ------------------------------------------------------------------------------------------------
 
@@ -263,6 +266,7 @@ class Session:
         with self._lock:
             is_first, self._ended = not self._ended, True
         self._waits.end()
+        self.folders.end()
         if not is_first:
             # Another thread is at it (see `at_sigterm`), and a process that ends now would cut it short.
             self._has_ended.wait(self._end.left)
@@ -276,12 +280,11 @@ class Session:
 
     def _flush(self) -> None:
         if not self.is_off and self.settings.may_write:
-            last = [self._publish_record] if self._record.is_new() or not self._outgoing.is_idle else []
+            last = [self.folders.publish] if self.folders.is_known else []
+            if self._record.is_new() or not self._outgoing.is_idle:
+                last.insert(0, lambda store: self._outgoing.publish_record(store, self._plain_kernels.collect))
             with self._end.wait():
                 self._outgoing.flush(self._end.left, last)
-
-    def _publish_record(self, store: Store) -> None:
-        self._outgoing.publish_record(store, self._plain_kernels.collect)
 
     def _say(self) -> None:
         if self._is_helper:
@@ -305,6 +308,7 @@ class Session:
     def _fetch_ahead(self) -> None:
         """Fetch what the last run used, on the same thread."""
         last = self._last
+        self.folders.begin()
         self._plain_kernels.begin(last)
         self._precompiled.begin(last)
         try:

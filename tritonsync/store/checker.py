@@ -14,7 +14,8 @@ from typing import Literal
 
 from tritonsync.errors import FormatError, NewerFormatError, PackError, RemoteError, TrustError, UnfitObjectError
 from tritonsync.format import pack as packs
-from tritonsync.format.bundle import CHANGING
+from tritonsync.format.bundle import CHANGING, FOLDER
+from tritonsync.format.folder import list_of_manifest
 from tritonsync.format.kernel import content_id
 from tritonsync.format.layout import BundlePlace, kernel_prefix, key_prefix
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
@@ -78,6 +79,8 @@ class Checker:
             return
         pack = self._pack(manifest, place, listing)
         wanted = {f"{place.prefix}{path}": entry for path, entry in manifest.members() if not _is_kernel(path)}
+        if place.kind == FOLDER and pack == "good":
+            wanted = {}  # all of it is in its pack alone: the next one holds nearly the same
         states = [*self._check(wanted, listing).values(), *self._kernel_states(manifest)]
         broken = [state for state in states if state != "good"]
         if pack != "good" and broken:
@@ -91,6 +94,8 @@ class Checker:
             self.incomplete.append(Problem(place.prefix, what))
         if place.kind == "workload":
             self._workload(manifest, place)
+        elif place.kind == FOLDER:
+            self._folder(manifest, place)
 
     def unused_folders(self) -> list[str]:
         """Return the kernel folders that no bundle uses."""
@@ -201,6 +206,12 @@ class Checker:
             newest, _ = self._workloads.get(place.key, (place, []))
             if _oldest_first(newest) <= _oldest_first(place):
                 self._workloads[place.key] = place, problems
+
+    def _folder(self, manifest: Manifest, place: BundlePlace) -> None:
+        try:
+            list_of_manifest(manifest)
+        except FormatError as exc:
+            self.bad.append(Problem(place.manifest, str(exc)))
 
     def _kernel_states(self, manifest: Manifest) -> list[State]:
         """Check the kernel folders that no other bundle has had checked; return the state of each file of all."""

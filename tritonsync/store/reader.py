@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tritonsync.errors import AccessDeniedError, FormatError, PackError, RemoteError, UnfitObjectError
 from tritonsync.format import pack as packs
-from tritonsync.format.bundle import Bundle
+from tritonsync.format.bundle import FOLDER, Bundle
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix
 from tritonsync.format.manifest import MAX_CONTENT_BYTES, MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.ranks import Rank, fulfilled, is_variant_of_another
@@ -225,7 +225,9 @@ class Reader:
                 log.warning("%s is missing; reading the bundle's single objects instead", place.pack)
             except (PackError, UnfitObjectError) as exc:
                 log.warning("%s is damaged (%s); reading the bundle's single objects instead", place.pack, exc)
-        entries = {member: (_object_name(place, member), entry.size) for member, entry in found.members()}
+        # A folder is in its pack alone.
+        parts = () if found.kind == FOLDER else found.members()
+        entries = {member: (_object_name(place, member), entry.size) for member, entry in parts}
         objects = self.bucket.get_many(dict(entries.values()), timeout=deadline.left)
         members: dict[str, bytes] = {}
         try:

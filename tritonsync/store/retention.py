@@ -3,7 +3,8 @@
 A *kept list* is one of the newest lists of a workload that is not too old itself. A bundle stays while a kept
 list names it, or while it is younger than the age that was asked for. Everything that is younger than the grace period
 stays, whatever names it: a writer may be about to name it. A reader may hold a list that another one has replaced
-since, or that has become too old, so it counts as kept for as long again.
+since, or that has become too old, so it counts as kept for as long again. No list names a
+cache folder of another library (`folder`): its bundles are kept as lists are, the newest of each key.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tritonsync import times
 from tritonsync.errors import FormatError, NewerFormatError
-from tritonsync.format.bundle import CHANGING
-from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, stored_key
+from tritonsync.format.bundle import CHANGING, ROOTS
+from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, parse_manifest_name, stored_key
 from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
 from tritonsync.remote.bucket import Bucket, ObjectInfo
 from tritonsync.store.catalog import Catalog, Objects, places_in
@@ -23,6 +24,8 @@ from tritonsync.store.catalog import Catalog, Objects, places_in
 __all__ = ["Lists", "Named", "Plan", "Policy", "folder_of", "folders_of", "mark"]
 
 Clock = Callable[[], float]
+#: Kind and key of what no list names.
+Root = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +34,10 @@ class Policy:
 
     Attributes:
         older_than: seconds; what no kept list names goes when it is older, and so do lists. None: it stays.
-        keep_last: lists of each workload that are kept, newest first.
+        keep_last: lists of each workload, and bundles of each folder, that are kept, newest first.
         workload: only what this workload's lists name, and no other list, may go. None: everything may.
-        max_bytes: of the whole bucket; the workloads that were published longest ago go until it fits. None: no limit.
+        max_bytes: of the whole bucket; workloads and folders that were published longest ago go until it fits. None: no
+            limit.
         grace: seconds; nothing younger goes.
     """
 
@@ -130,9 +134,9 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     sizes, kernels = _sizes(objects), catalog.bucket.list("kernels/")
     kernel_sizes, (uses, newer) = _sizes(kernels, depth=3), folders_of(catalog, catalog.places)
     lists = Lists(catalog.bucket, catalog)
-    by_workload = _by_workload(catalog.places)
-    lists.read(place for places in by_workload.values() for place in places)
-    kept = _kept_lists(by_workload, ages, policy)
+    roots = _roots(catalog.places)
+    lists.read(place for places in roots.values() for place in places if place.kind == "workload")
+    kept = _kept_roots(roots, ages, policy)
 
     def found(policy: Policy) -> tuple[set[BundlePlace], list[str], int]:
         going = _going(catalog.places, kept, lists, ages, policy) - newer
@@ -147,10 +151,11 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     for place in oldest_first if policy.max_bytes is not None else ():
         if total - freed <= (policy.max_bytes or 0) or ages[place] <= policy.grace:
             break
-        kept[place.key] = []
+        kept[place.kind, place.key] = []
         going, folders, freed = found(dataclasses.replace(policy, older_than=policy.grace))
     staying = len(catalog.places) - len(going)
-    with_manifest = {place.prefix for place in catalog.places}
+    # Of kinds that are not known here as well.
+    with_manifest = {place.prefix for place in map(parse_manifest_name, objects) if place is not None}
     leftovers = tuple(
         name
         for name, info in sorted(objects.items())
@@ -158,7 +163,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     )
     freed += sum(objects[name].size for name in leftovers)
     return Plan(
-        bundles=tuple(sorted(going, key=lambda place: (place.kind != "workload", -ages[place], place.prefix))),
+        bundles=tuple(sorted(going, key=lambda place: (place.kind not in ROOTS, -ages[place], place.prefix))),
         leftovers=leftovers,
         folders=tuple(folders),
         bytes=freed,
@@ -167,26 +172,26 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     )
 
 
-def _by_workload(places: Iterable[BundlePlace]) -> dict[str, list[BundlePlace]]:
-    """Group the lists of each workload, newest first: their variants count down."""
-    found: dict[str, list[BundlePlace]] = {}
-    for place in sorted((place for place in places if place.kind == "workload"), key=lambda place: place.variant):
-        found.setdefault(place.key, []).append(place)
+def _roots(places: Iterable[BundlePlace]) -> dict[Root, list[BundlePlace]]:
+    """Group what no list names, the lists of each workload above all, newest first: their variants count down."""
+    found: dict[Root, list[BundlePlace]] = {}
+    for place in sorted((place for place in places if place.kind in ROOTS), key=lambda place: place.variant):
+        found.setdefault((place.kind, place.key), []).append(place)
     return found
 
 
-def _kept_lists(
-    by_workload: Mapping[str, list[BundlePlace]], ages: Mapping[BundlePlace, float], policy: Policy
-) -> dict[str, list[BundlePlace]]:
-    """Return the lists of each workload that are kept: the newest ones, unless they are too old."""
-    chosen = None if policy.workload is None else stored_key("workload", policy.workload)
+def _kept_roots(
+    roots: Mapping[Root, list[BundlePlace]], ages: Mapping[BundlePlace, float], policy: Policy
+) -> dict[Root, list[BundlePlace]]:
+    """Return the lists of each workload, and the bundles of each folder, that are kept: the newest, unless too old."""
+    chosen = None if policy.workload is None else ("workload", stored_key("workload", policy.workload))
     limit = float("inf") if policy.older_than is None else policy.older_than
     kept = {}
-    for name, places in by_workload.items():
-        if chosen not in (None, name):
-            kept[name] = places
+    for root, places in roots.items():
+        if chosen not in (None, root):
+            kept[root] = places
             continue
-        kept[name] = [
+        kept[root] = [
             place
             for number, place in enumerate(places)
             if ages[place] <= policy.grace
@@ -199,16 +204,16 @@ def _kept_lists(
 
 def _going(
     places: Iterable[BundlePlace],
-    kept: Mapping[str, list[BundlePlace]],
+    kept: Mapping[Root, list[BundlePlace]],
     lists: Lists,
     ages: Mapping[BundlePlace, float],
     policy: Policy,
 ) -> set[BundlePlace]:
     """Return the bundles that go: lists that are not kept, and what no kept list names and is old."""
     places = list(places)
-    kept_lists = {place for group in kept.values() for place in group}
-    going = {place for place in places if place.kind == "workload" and place not in kept_lists}
-    named = Named(lists.entries(kept_lists))
+    kept_roots = {place for group in kept.values() for place in group}
+    going = {place for place in places if place.kind in ROOTS and place not in kept_roots}
+    named = Named(lists.entries(kept_roots))
     if policy.workload is not None:
         # What the chosen workload's lists name and nobody else needs.
         theirs = Named(lists.entries(place for place in going))
@@ -217,11 +222,11 @@ def _going(
         theirs = None
         limit = float("inf") if policy.older_than is None else policy.older_than
     for place in places:
-        if place.kind == "workload" or place in named or ages[place] <= max(limit, policy.grace):
+        if place.kind in ROOTS or place in named or ages[place] <= max(limit, policy.grace):
             continue
         if theirs is None or place in theirs:
             going.add(place)
-    return {place for place in going if ages[place] > policy.grace or place.kind == "workload"}
+    return {place for place in going if ages[place] > policy.grace or place.kind in ROOTS}
 
 
 def _unused_folders(

@@ -100,6 +100,13 @@ class Store(Reader):
             rank=rank,
         )
 
+    def own(self) -> Reader:
+        """Return a reader that takes only what this writer takes for published, so that it signs nothing of strangers.
+
+        For what is to be published together with what is there.
+        """
+        return Reader(self.bucket, trust=self._own, cpu=self.cpu, rank=self.rank)
+
     def publish(
         self,
         bundle: Bundle,
