@@ -36,6 +36,7 @@ from tritonsync.session.context import Connection, Context, Host, plain_host
 from tritonsync.session.counters import Counters, Counts
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
+from tritonsync.session.naming import program_name
 from tritonsync.session.notices import say_counts, say_who_is_trusted
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.plain_kernels import PlainKernels
@@ -43,7 +44,7 @@ from tritonsync.session.precompiled import Precompiled
 from tritonsync.session.process import at_end
 from tritonsync.session.sigterm import at_sigterm
 from tritonsync.session.waits import Waits
-from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
+from tritonsync.session.workload import WorkloadRecord, entries_of
 from tritonsync.settings import Settings
 from tritonsync.store import Store
 from tritonsync.store.reader import Found
@@ -83,7 +84,9 @@ class Session:
         self._waits = Waits(settings.budget_s, self._counters)
         self._end = Budget(settings.flush_s)
         self._connection = Connection(settings, self._load_record, self._fetch_ahead)
-        self._record = WorkloadRecord(None if is_helper else settings.workload or program_name(sys.argv))
+        self._record = WorkloadRecord(
+            None if is_helper else settings.workload or program_name(sys.argv, settings.notebook)
+        )
         context = Context(settings, self._connection, lambda: self.host, self._counters, self._waits)
         self._context = context
         self._incoming = Incoming(context)
