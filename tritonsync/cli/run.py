@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tritonsync.cli.output import complain
+from tritonsync.cli.options import Url, Workload
+from tritonsync.cli.output import Output, complain
 from tritonsync.errors import SettingsError
 from tritonsync.redaction import redacted
+from tritonsync.settings import VARIABLES
 
 __all__ = ["RUN_SETTINGS", "run"]
 
 #: Exit code of a run that had to be warm and was not.
 COLD = 3
+
+
+class Mode(str, Enum):
+    """What the program may do with the bucket."""
+
+    READ_WRITE = "read-write"
+    READ_ONLY = "read-only"
+
 
 #: How the command is to be registered: what follows the program's name belongs to the program.
 RUN_SETTINGS = {"allow_interspersed_args": False}
@@ -33,6 +44,16 @@ def run(
     precompile: Annotated[
         bool, typer.Option("--precompile", help="Keep what Dynamo makes of functions too; see TRITONSYNC_PRECOMPILE.")
     ] = False,
+    url: Url = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option("--mode", help=f"Whether it may publish. [{VARIABLES['mode'][0]}]", show_default=False),
+    ] = None,
+    workload: Workload = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print what was seen as one JSON object; what the program prints goes to stderr."),
+    ] = False,
 ) -> None:
     """Run a program with tritonsync, and see what it compiles.
 
@@ -45,10 +66,13 @@ def run(
 
     if report is not None and not report.parent.is_dir():
         raise SettingsError(f"--report {report}: there is no folder {report.parent}")
-    watched = watch(command, Settings.from_env(), precompile=precompile)
+    settings = Settings.from_env(url=url, mode=None if mode is None else mode.value, workload=workload)
+    watched = watch(command, settings, precompile=precompile, keep_stdout=as_json)
+    document = {**dataclasses.asdict(watched), "warm": watched.is_warm, "reasons": list(watched.reasons())}
     if report is not None:
-        document = {**dataclasses.asdict(watched), "warm": watched.is_warm, "reasons": list(watched.reasons())}
         report.write_text(json.dumps(redacted(document), indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        Output(as_json).result(document, "")
     if assert_warm and not watched.is_warm:
         for reason in watched.reasons():
             complain(f"not warm: {reason}")
