@@ -29,7 +29,7 @@ _EXIT_CODES = (
     "Exit codes: 0 done; 1 failed, with one line on stderr, and with --json an object `error` on stdout; 2 wrong "
     "usage; 3 a run that had to be warm was not; 130 interrupted. Otherwise `run` ends with the program's own."
 )
-#: What JSON says of an error, besides its kind and its message, and the attribute that holds it; null where none does.
+#: What JSON says of an error after its kind and its message, and the attribute that holds it; null where none does.
 _FACTS = {
     "hint": "hint",
     "url": "url",
