@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tritonsync.messages import name_speaker, speaker
+from tritonsync.messages import name_speaker, set_level, speaker
 
 log = logging.getLogger("tritonsync.somewhere.deep")
 
@@ -68,6 +68,20 @@ def test_what_a_program_configures_is_what_happens(monkeypatch: pytest.MonkeyPat
             assert theirs.getvalue().count("said") == 1
             logger.handlers.remove(handler)
         assert terminal.getvalue() == ""
+
+
+def test_the_level_holds_where_the_program_has_set_up_no_logging() -> None:
+    """What TRITONSYNC_LOG asks for is said on stderr, and the rest is not."""
+    with program() as terminal:
+        log.info("by default not")
+        set_level("info")
+        log.info("asked for")
+        log.debug("not asked for")
+        set_level("error")
+        log.warning("nor this")
+        set_level("warning")
+        logging.getLogger("tritonsync").setLevel(logging.NOTSET)
+        assert terminal.getvalue() == f"{speaker()}: asked for\n"
 
 
 def test_other_loggers_are_not_touched() -> None:

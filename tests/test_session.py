@@ -361,3 +361,26 @@ def test_what_can_be_done_without_makes_room() -> None:
     gate.set()
     queue.flush(10)
     assert done == ["publish"]
+
+
+def test_what_was_uploaded_before_os_exit_stays(tmp_path: Path) -> None:
+    """Such an end runs nothing of ours: bundles that went out before are there, the list of the workload is not."""
+    program = """
+import os, sys, time
+from pathlib import Path
+from tritonsync.format.bundle import Bundle, Payload
+from tritonsync.session.session import Session
+from tritonsync.settings import Settings
+bucket, caches = Path(sys.argv[1]), sys.argv[2]
+now = Session(Settings(url=str(bucket), workload="w", quiet=True, inductor_dir=caches))
+bundle = Bundle(kind="triton", key="K", payloads=(Payload("p", b"data"),))
+now.enqueue_kernel("K", "default", Path("nowhere"), lambda: bundle, is_compiled=True)
+while not list(bucket.glob("bundles/triton/*/*/*/manifest.json")):
+    time.sleep(0.02)
+os._exit(0)
+"""
+    bucket = RawBucket(str(tmp_path / "bucket"))
+    command = [sys.executable, "-c", program, bucket.url, str(tmp_path / "caches")]
+    subprocess.run(command, check=True, timeout=120)
+    assert bucket.names("^bundles/triton/.*manifest")
+    assert bucket.names("^bundles/workload/") == []

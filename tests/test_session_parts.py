@@ -12,8 +12,8 @@ from tritonsync.plugins.autoload import is_helper
 from tritonsync.remote.threads import DaemonThreads
 from tritonsync.session.counters import Counters, summary
 from tritonsync.session.incoming import Arrival, SharedFetch
+from tritonsync.session.naming import program_name
 from tritonsync.session.uploads import CAPACITY, Uploads
-from tritonsync.session.workload import program_name
 
 
 def unexpected(exc: Exception) -> None:
@@ -203,15 +203,30 @@ def test_helpers_of_torch_are_known_by_their_place(path: str, helper: bool) -> N
 @pytest.mark.parametrize(
     ("argv", "name"),
     [
+        (["/home/me/resnet/train.py", "--lr", "1"], "resnet-train"),
+        (["/mnt/jobs/8f3a9c2b/resnet/train.py"], "resnet-train"),
+        (["/home/me/vit/scripts/train.py"], "vit-train"),
         (["/srv/app/train.py", "--lr", "1"], "train"),
+        (["/tmp/tmpx3k2/train.py"], "train"),
+        (["/home/me/experiments/2026-11-27/train.py"], "experiments-train"),
         (["/usr/bin/vllm"], "vllm"),
+        (["/home/me/lib/site-packages/pkg/serve.py"], "pkg-serve"),
         (["/lib/python3/site-packages/my.pkg/__main__.py"], "my.pkg"),
-        (["what ever!.py"], "what-ever"),
+        (["/models/what ever!.py"], "models-what-ever"),
+        (["/home/me/project/.venv/bin/ipython"], None),
         (["-c"], None),
         ([""], None),
         ([], None),
     ],
 )
 def test_a_workload_is_named_after_the_program(argv: list[str], name: str | None) -> None:
-    """Programs without a name of their own have no workload."""
+    """And after the folder that tells it from others; programs without a name of their own have no workload."""
     assert program_name(argv) == name
+
+
+@pytest.mark.parametrize(
+    ("notebook", "name"), [("/home/me/lab/demo.ipynb", "lab-demo"), ("/home/me/lab/console-1", None), (None, None)]
+)
+def test_a_notebook_is_named_after_itself(notebook: str | None, name: str | None) -> None:
+    """Not after the kernel that all of them run in."""
+    assert program_name(["/lib/site-packages/ipykernel_launcher.py", "-f", "x.json"], notebook) == name

@@ -11,6 +11,7 @@ import pytest
 from tests.kernels import CompiledKernels
 from tests.raw import RawBucket
 from tritonsync.format.kernel import Kernel
+from tritonsync.format.manifest import Environment
 from tritonsync.session.workload import WorkloadRecord, entries_of
 from tritonsync.store import Store
 
@@ -93,3 +94,29 @@ def test_a_kernel_that_is_gone_is_listed_all_the_same(store: Store, compiled_ker
     run.use(one, two)
     run.end()
     assert newest(store) == ({one.hash, two.hash}, {one.hash})
+
+
+def test_another_program_of_the_same_name_is_noticed(
+    store: Store, compiled_kernels: CompiledKernels, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that uses nothing of what the last one used, in the same place; said when it replaces the list."""
+    one, two, three, _ = compiled_kernels.kernels(None)
+    first = Run(store, one, two)
+    first.use(one, two)
+    first.end()
+    time.sleep(1.1)  # else the two might have overlapped
+    same = Run(store, one, three)
+    same.use(one, three)
+    same.end()
+    assert "same name" not in caplog.text
+    time.sleep(1.1)
+    other = Run(store, two)
+    other.use(two)
+    other.end()
+    assert "workload 'name' listed 2 graphs and kernels" in caplog.text
+    assert "TRITONSYNC_WORKLOAD" in caplog.text
+    moved = Run(store.on_host(cpu=None, environment=Environment(torch="9.9")), three)
+    moved.use(three)
+    caplog.clear()
+    moved.end()
+    assert "same name" not in caplog.text

@@ -29,7 +29,8 @@ Imports: redaction.
 
 Each class also inherits the builtin that a caller would catch anyway. Facts that a caller may want to act on are
 attributes, as far as the place that raises knows them: `url`, `object_name` (below the URL), `path`, `variable`,
-`workload`. All survive pickling: Inductor's compile workers send exceptions between processes.
+`workload`, and as `hint` what to do. All survive pickling: Inductor's compile workers send exceptions between
+processes.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class TritonSyncError(Exception):
         path: the file or folder of this host.
         variable: the environment variable that is to be set or corrected.
         workload: the workload's name.
+        hint: what to do, where it is known apart from the message; the message ends with it.
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class TritonSyncError(Exception):
         path: str | None = None,
         variable: str | None = None,
         workload: str | None = None,
+        hint: str | None = None,
     ) -> None:
-        super().__init__(redact(message))
+        super().__init__(redact(message if hint is None else f"{message}; {hint}"))
         self.url = None if url is None else redact(url)
         self.object_name, self.path = object_name, path
         self.variable, self.workload = variable, workload
+        self.hint = None if hint is None else redact(hint)
 
 
 class SettingsError(TritonSyncError, ValueError):

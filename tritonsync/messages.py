@@ -12,9 +12,9 @@ import logging
 import os
 
 from tritonsync.redaction import redact, traceback_of
-from tritonsync.settings import launched_rank
+from tritonsync.settings import LogLevel, launched_rank
 
-__all__ = ["name_speaker", "speaker", "warn_once"]
+__all__ = ["name_speaker", "set_level", "speaker", "warn_once"]
 
 _said: set[str] = set()
 
@@ -45,9 +45,12 @@ class _Speaker(logging.Handler):
     to stderr; but a logger with a handler counts as configured, so that is done here.
     """
 
+    #: What is said where nobody else does.
+    least = logging.WARNING
+
     def emit(self, record: logging.LogRecord) -> None:
         record.msg, record.args = f"{speaker()}: {record.getMessage()}", None
-        if record.levelno >= logging.WARNING and not _has_others(self, logging.getLogger(record.name)):
+        if record.levelno >= self.least and not _has_others(self, logging.getLogger(record.name)):
             fallback = logging.lastResort
             if fallback is not None:
                 fallback.handle(record)
@@ -72,3 +75,13 @@ def name_speaker(*, named: bool = True) -> None:
     ours.removeHandler(_handler)
     if named:
         ours.addHandler(_handler)
+
+
+def set_level(level: LogLevel | None) -> None:
+    """Have our loggers say what is of this level and above, also where the program has set up no logging.
+
+    None changes nothing: a program may have configured `logging.getLogger("tritonsync")` itself.
+    """
+    if level is not None:
+        _handler.least = getattr(logging, level.upper())
+        logging.getLogger("tritonsync").setLevel(_handler.least)

@@ -25,6 +25,7 @@ __all__ = [
     "VARIABLES",
     "EngineChoice",
     "Files",
+    "LogLevel",
     "Mode",
     "Settings",
     "environment",
@@ -35,6 +36,7 @@ __all__ = [
 Mode = Literal["read-write", "read-only", "off"]
 Files = Literal["all", "launch"]
 EngineChoice = Literal["auto", "obstore", "s3fs"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 T = TypeVar("T")
 
@@ -58,6 +60,7 @@ class Settings:
         engine: which client speaks to S3 and GCS: obstore, s3fs (for GCS: gcsfs), or the one that fits.
         strict: raise inside plugins instead of falling back to a normal compile (tests, CI).
         quiet: no line at the start and none at exit.
+        log: the level of the logger `tritonsync`; None: as the program or Python has it.
         force_disable_caches: torch's own master switch.
         inductor_dir: where torch was told to keep Inductor's cache; None: its default.
         triton_dir: where Triton was told to keep its cache; torch then uses it for every device. None: their defaults.
@@ -67,6 +70,7 @@ class Settings:
         precompile: keep what Dynamo makes of functions too, and start without tracing them.
         bundles: cache folders of other libraries that travel, by the names of their presets (`local/presets.py`).
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
+        notebook: the notebook that this process is the kernel of, as Jupyter says.
         rank: what the launcher of a distributed job (torchrun and others) calls this process; None: there is none.
         world_size: how many processes it has started.
     """
@@ -85,6 +89,7 @@ class Settings:
     engine: EngineChoice = "auto"
     strict: bool = False
     quiet: bool = False
+    log: LogLevel | None = None
     force_disable_caches: bool = False
     inductor_dir: str | None = None
     triton_dir: str | None = None
@@ -94,6 +99,7 @@ class Settings:
     precompile: bool = False
     bundles: tuple[str, ...] = ()
     report_dir: str | None = None
+    notebook: str | None = None
     rank: int | None = None
     world_size: int | None = None
 
@@ -168,7 +174,9 @@ def _seconds(variable: str, text: str) -> float:
     if not 0 <= seconds <= times.MAX_S:
         limits = f"0 to {times.MAX_S:g}"
         raise SettingsError(
-            f"{variable}={text!r} is not a number of seconds ({limits}); give one, such as 20", variable=variable
+            f"{variable}={text!r} is not a number of seconds ({limits})",
+            variable=variable,
+            hint="give one, such as 20",
         )
     return seconds
 
@@ -178,7 +186,7 @@ def _switch(variable: str, text: str) -> bool:
         return True
     if text.lower() in ("0", "false", "no", "off"):
         return False
-    raise SettingsError(f"{variable}={text!r} is neither on nor off; set it to 1 or 0", variable=variable)
+    raise SettingsError(f"{variable}={text!r} is neither on nor off", variable=variable, hint="set it to 1 or 0")
 
 
 def _torch_switch(_variable: str, text: str) -> bool:
@@ -202,7 +210,7 @@ def _choice(options: tuple[T, ...]) -> Callable[[str, str], T]:
 
 def _named(variable: str, text: str) -> str:
     if not text.strip():
-        raise SettingsError(f"{variable} is set and empty; give it a value, or unset it", variable=variable)
+        raise SettingsError(f"{variable} is set and empty", variable=variable, hint="give it a value, or unset it")
     return text
 
 
@@ -210,7 +218,9 @@ def _paths(variable: str, text: str) -> tuple[str, ...]:
     paths = tuple(_named(variable, text).split(os.pathsep))
     if not all(path.strip() for path in paths):
         raise SettingsError(
-            f"{variable}={text!r} has an empty path in it; separate paths by one {os.pathsep!r} each", variable=variable
+            f"{variable}={text!r} has an empty path in it",
+            variable=variable,
+            hint=f"separate paths by one {os.pathsep!r} each",
         )
     return paths
 
@@ -225,7 +235,9 @@ def _json_object(variable: str, text: str) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise SettingsError(f'{variable} is not a JSON object; give one, such as {{"anon": true}}', variable=variable)
+        raise SettingsError(
+            f"{variable} is not a JSON object", variable=variable, hint='give one, such as {"anon": true}'
+        )
     return value
 
 
@@ -244,6 +256,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "engine": ("TRITONSYNC_ENGINE", _choice(get_args(EngineChoice))),
     "strict": ("TRITONSYNC_STRICT", _switch),
     "quiet": ("TRITONSYNC_QUIET", _switch),
+    "log": ("TRITONSYNC_LOG", _choice(get_args(LogLevel))),
     "force_disable_caches": ("TORCHINDUCTOR_FORCE_DISABLE_CACHES", _torch_switch),
     "inductor_dir": ("TORCHINDUCTOR_CACHE_DIR", _text),
     "triton_dir": ("TRITON_CACHE_DIR", _text),
@@ -253,6 +266,8 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "precompile": ("TRITONSYNC_PRECOMPILE", _switch),
     "bundles": ("TRITONSYNC_BUNDLES", _names),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
+    # jupyter_server/services/sessions/sessionmanager.py, get_kernel_env: the notebook's path.
+    "notebook": ("JPY_SESSION_NAME", _text),
     "rank": ("RANK", _count),
     "world_size": ("WORLD_SIZE", _count),
 }

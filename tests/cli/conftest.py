@@ -83,6 +83,7 @@ def child() -> Run:
 @pytest.fixture
 def folder(tmp_path: Path) -> RawBucket:
     """An empty folder as the bucket."""
+    (tmp_path / "bucket").mkdir()
     return RawBucket(str(tmp_path / "bucket"))
 
 

@@ -60,4 +60,10 @@ def test_a_reader_is_told_that_it_only_reads(run: Run, folder: RawBucket) -> Non
     ran = run("doctor", "--url", folder.url, "--json", TRITONSYNC_MODE="read-only")
     assert ran.code == 0
     assert ("ok", "write: not asked for by these settings") in lines(ran, "bucket")
-    assert not Path(folder.url).exists()
+    assert not list(Path(folder.url).iterdir())
+
+
+def test_a_folder_that_is_not_there_is_a_warning(run: Run, tmp_path: Path) -> None:
+    """It may be yet to be made, and it may be a typo."""
+    ran = run("doctor", "--url", tmp_path / "none", "--json", TRITONSYNC_MODE="read-only")
+    assert ("warn", f"the folder {tmp_path / 'none'} is not there yet") in lines(ran, "bucket")

@@ -7,7 +7,8 @@ import pytest
 
 from tests.cli.conftest import Run
 from tests.raw import RawBucket
-from tritonsync.cli.describe import HEADERS, fitted
+from tritonsync.cli.describe import DISPENSABLE, HEADERS
+from tritonsync.cli.table import fitted
 
 
 def key_of(bucket: RawBucket, kind: str) -> str:
@@ -34,6 +35,13 @@ def test_ls_of_one_kind_and_of_the_newest(run: Run, vit: RawBucket) -> None:
     newest = run("ls", "--url", vit.url, "--limit", "1")
     assert "the newest 1 shown" in newest.out
     assert run("ls", "--url", vit.url, "--kind", "nonsense").code == 2
+
+
+def test_ls_of_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    """It is not an empty bucket: the URL may be a typo."""
+    ran = run("ls", "--url", tmp_path / "none")
+    assert (ran.code, ran.out) == (1, "")
+    assert f"there is no folder {tmp_path / 'none'}" in ran.err
 
 
 def test_ls_of_an_empty_bucket(run: Run, folder: RawBucket) -> None:
@@ -67,6 +75,21 @@ def test_show_prints_what_a_person_wants_to_know(run: Run, vit: RawBucket) -> No
     assert "triton 3.6.0" in shown
     assert "14 kernels" in shown
     assert "triton_poi_fused" in shown
+
+
+def test_workloads_of_a_graph_are_named_from_all_lists(
+    run: Run, vit: RawBucket, h200_vit: Path, tmp_path: Path
+) -> None:
+    """By `ls` and `show`: of other workloads, and of lists that a newer one has replaced."""
+    graph = f"fx_graph/{key_of(vit, 'fx_graph')}/default"
+    assert run("push", "--url", vit.url, "--workload", "other", "--inductor-dir", h200_vit).code == 0
+    copytree(h200_vit / "aotautograd", tmp_path / "less" / "aotautograd")
+    assert run("push", "--url", vit.url, "--workload", "vit", "--inductor-dir", tmp_path / "less").code == 0
+    [shown] = run("show", graph, "--url", vit.url, "--json").json["bundles"]
+    assert shown["workloads"] == ["other", "vit"]
+    assert "workloads       other, vit" in run("show", graph, "--url", vit.url).out
+    listed = run("ls", "--url", vit.url, "--kind", "fx_graph", "--json").json["bundles"]
+    assert [bundle["workloads"] for bundle in listed] == [["other", "vit"]] * 2  # the graph, and its autotune results
 
 
 def test_show_of_a_workload_lists_its_bundles(run: Run, vit: RawBucket, h200_vit: object) -> None:
@@ -103,7 +126,7 @@ def test_show_of_nothing_and_of_too_much(run: Run, vit: RawBucket) -> None:
 def test_ls_by_workload_and_in_another_order(run: Run, vit: RawBucket) -> None:
     """What a workload lists, and the largest or the first key first."""
     listed = run("ls", "--url", vit.url, "--workload", "VIT", "--json").json["bundles"]
-    assert sorted(bundle["kind"] for bundle in listed) == ["aot_autograd", "fx_graph", "workload"]
+    assert sorted(bundle["kind"] for bundle in listed) == ["aot_autograd", "fx_graph", "fx_graph", "workload"]
     sizes = [bundle["size"] for bundle in run("ls", "--url", vit.url, "--sort", "size", "--json").json["bundles"]]
     assert sizes == sorted(sizes, reverse=True)
     keys = [bundle["key"] for bundle in run("ls", "--url", vit.url, "--sort", "key", "--json").json["bundles"]]
@@ -116,7 +139,7 @@ def test_a_table_fits_the_screen(width: int) -> None:
     """Keys are cut in the middle, and the least telling columns go first; the kind and the size stay."""
     key = "f" + "jpzc354wiibahmbvpzaybrggekrm6wzy6lwhvidctq7eqhilhaa"
     row = ("aot_autograd", key, "default", "14", "394.8 kB", "2 s", "2.11.0", "3.6.0", "cuda:90", "vit")
-    headers, rows = fitted(HEADERS, [row, row], width)
+    headers, rows = fitted(HEADERS, [row, row], width, cuttable="KEY", dispensable=DISPENSABLE)
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     assert sum(widths) + 3 * (len(widths) - 1) + 2 <= width
     assert {"KIND", "KEY", "SIZE"} <= set(headers)

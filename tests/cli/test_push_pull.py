@@ -112,10 +112,22 @@ def test_a_cache_folder_of_triton_in_the_environment(run: Run, vit: RawBucket, t
 
 def test_pushing_nothing_is_an_error(run: Run, folder: RawBucket, tmp_path: Path) -> None:
     """A folder that holds nothing is named, and nothing is written."""
+    (tmp_path / "empty").mkdir()
     ran = run("push", "--url", folder.url, "--workload", "x", "--inductor-dir", tmp_path / "empty")
     assert (ran.code, ran.out) == (1, "")
     assert str(tmp_path / "empty") in ran.err
-    assert not Path(folder.url).exists()
+    assert not folder.names()
+
+
+@pytest.mark.parametrize("option", ["--inductor-dir", "--triton-dir"])
+def test_pushing_from_a_folder_that_is_not_there(
+    option: str, run: Run, folder: RawBucket, h200_vit: Path, tmp_path: Path
+) -> None:
+    """A typo is an error that names the option, also where there is something else to push."""
+    ran = run("push", "--url", folder.url, "--workload", "x", option, tmp_path / "none", TRITON_CACHE_DIR=str(h200_vit))
+    assert (ran.code, ran.out) == (1, "")
+    assert f"{option} {tmp_path / 'none'} is not a folder" in ran.err
+    assert not folder.names()
 
 
 def test_a_workload_that_nobody_pushed(run: Run, vit: RawBucket, tmp_path: Path) -> None:
@@ -134,6 +146,42 @@ def test_pull_names_bundles_that_could_not_be_had(run: Run, vit: RawBucket, tmp_
     [missing] = ran.json["missing"]
     assert missing.startswith("aot_autograd/")
     assert missing in ran.err
+    strict = run("pull", "--url", vit.url, "--workload", "vit", "--inductor-dir", tmp_path / "b", "--strict", "--json")
+    assert (strict.code, strict.json["missing"]) == (1, [missing])
+
+
+def test_a_dry_run_moves_nothing(run: Run, folder: RawBucket, h200_vit: Path, tmp_path: Path) -> None:
+    """Neither way; it says what would be moved, and after the real thing that nothing would."""
+    push = ("push", "--url", folder.url, "--workload", "vit", "--inductor-dir", h200_vit, "--json")
+    would = run(*push, "--dry-run").json
+    assert (would["kernels_new"], would["bundles_new"], would["objects_created"]) == (15, 4, 0)
+    assert folder.names() == []
+    pushed = run(*push).json
+    assert [pushed[name] for name in ("kernels_new", "bundles_new", "bytes_new")] == [
+        would[name] for name in ("kernels_new", "bundles_new", "bytes_new")
+    ]
+    again = run(*push, "--dry-run").json
+    assert (again["kernels_new"], again["bundles_new"], again["bytes_new"]) == (0, 0, 0)
+
+    pull = ("pull", "--url", folder.url, "--workload", "vit", "--inductor-dir", tmp_path / "here", "--json")
+    would = run(*pull, "--dry-run").json
+    assert (would["kernels_emitted"], would["kernels_present"], would["bundles"]) == (15, 0, 3)
+    assert not (tmp_path / "here").exists()
+    pulled = run(*pull).json
+    assert (pulled["kernels_emitted"], pulled["bytes_wanted"]) == (15, would["bytes_wanted"])
+    again = run(*pull, "--dry-run").json
+    assert (again["kernels_emitted"], again["kernels_present"], again["bytes_wanted"]) == (0, 15, 0)
+
+
+def test_the_totals_of_commands_agree(run: Run, folder: RawBucket, h200_vit: Path) -> None:
+    """What was pushed is what lies there: as many bundles, objects and bytes."""
+    push = run("push", "--url", folder.url, "--workload", "vit", "--inductor-dir", h200_vit, "--json").json
+    verify, du, ls = (run(command, "--url", folder.url, "--json").json for command in ("verify", "du", "ls"))
+    assert push["bundles"] == verify["bundles"] == du["bundles"] == ls["bundles_total"]
+    assert push["objects_created"] == verify["objects"]
+    assert push["bytes_uploaded"] == verify["bytes"] == du["bytes"]
+    folders = next(row["bytes"] for row in du["rows"] if row["name"] == "kernel folders")
+    assert ls["bytes_total"] + folders == du["bytes"]
 
 
 def test_a_bucket_that_may_only_be_read(run: Run, shared_folder: Path, h200_vit: Path) -> None:
@@ -172,10 +220,12 @@ def test_signed_bundles(run: Run, folder: RawBucket, h200_vit: Path, tmp_path: P
     good = run("pull", *target, tmp_path / "a", TRITONSYNC_TRUSTED_KEYS=str(tmp_path / "ours.pub"))
     assert (good.code, good.json["kernels_emitted"]) == (0, 15)
     unsigned = run("push", *target, h200_vit, TRITONSYNC_TRUSTED_KEYS=str(tmp_path / "ours.pub"))
-    assert (unsigned.code, unsigned.out) == (1, "")
+    assert unsigned.code == 1
+    assert unsigned.json["error"]["variable"] == "TRITONSYNC_TRUSTED_KEYS"
     assert "TRITONSYNC_SIGNING_KEY" in unsigned.err
     bad = run("pull", *target, tmp_path / "b", TRITONSYNC_TRUSTED_KEYS=str(tmp_path / "other.pub"))
-    assert (bad.code, bad.out) == (1, "")
+    assert bad.code == 1
+    assert (bad.json["error"]["kind"], bad.json["error"]["workload"]) == ("UnknownWorkloadError", "vit")
     assert "not trusted" in bad.err
 
 

@@ -81,7 +81,7 @@ def test_a_pushed_folder_of_plain_torch_is_a_hit(worker: Worker, plain: Filled, 
 
 def test_plain_torch_hits_what_was_pulled(worker: Worker, filled: Filled, tmp_path: Path) -> None:
     """What the plugin published under the program's name is a warm cache for a worker without tritonsync."""
-    pulled = pull(filled.raw().store(cpu=host_cpu()), LocalCaches.at(tmp_path), "programs")
+    pulled = pull(filled.raw().store(cpu=host_cpu()), LocalCaches.at(tmp_path), "plugins-programs")
     assert pulled.missing == ()
     done = worker.run("train", cache=tmp_path)
     assert (done.hits, done.misses) == ((2, 1), (0, 0))
@@ -97,7 +97,7 @@ def test_two_guard_variants_of_two_workers_serve_a_third(worker: Worker, tmp_pat
     assert len({name.split("/")[2] for name in bundles(raw, "aot_autograd")}) == 1
     assert len(bundles(raw, "aot_autograd")) == len(bundles(raw, "fx_graph")) == 2
     # By a record that fetches both ahead, and by the AOTAutograd value alone, which names one after the other.
-    for workload in ("programs", "without-a-record"):
+    for workload in ("plugins-programs", "without-a-record"):
         third = worker.run("rows", 200, 50, bucket=bucket, TRITONSYNC_STRICT="1", TRITONSYNC_WORKLOAD=workload)
         assert third.compiled == []
         assert third.out["numbers"] == large.out["numbers"] + small.out["numbers"]

@@ -316,6 +316,7 @@ def test_a_bucket_without_a_prefix_is_used_from_its_root(kind: str, request: pyt
         ("s3://bucket/a?versionId=1", "cannot stand"),
         ("s3://bucket/" + "a" * 600, "shorter"),
         ("file://", "names no folder"),
+        ("file://tmp/x", "write file:///tmp/x"),
     ],
 )
 def test_a_url_that_cannot_work_is_said_to_be_wrong_at_once(url: str, message: str) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Ahead", "send", "take"]
 #: Commands whose first request finds out whether the bucket may be read.
 _READING = frozenset({"ls", "pull", "show", "verify"})
 #: Options after which the bucket would be opened otherwise, or not at all.
-_DECIDING = ("--help", "--storage-options", "--timeout")
+_DECIDING = ("-h", "--help", "--storage-options", "--timeout")
 
 Ahead = tuple["Bucket", "Future[Access]"]
 _sent: list[Ahead] = []

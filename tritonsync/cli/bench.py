@@ -9,6 +9,7 @@ import typer
 from tritonsync import times
 from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
 from tritonsync.cli.output import Output, amount, complain, size
+from tritonsync.cli.progress import progress
 
 __all__ = ["bench"]
 
@@ -30,8 +31,8 @@ def bench(
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)
     sample = f"{connection.bucket.url}/{prefix_for_sample()}"
-    with output.progress("measuring", "steps") as progress:
-        found = speed(lambda: connection.open(sample), write=connection.settings.may_write, progress=progress)
+    with progress("measuring", "steps") as told:
+        found = speed(lambda: connection.open(sample), write=connection.settings.may_write, progress=told)
     document = dataclasses.asdict(found)
     document["engine"] = {"name": found.engine.name, "reason": found.engine.reason}
     text = (

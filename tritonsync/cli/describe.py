@@ -16,15 +16,11 @@ from tritonsync.format.manifest import Manifest
 from tritonsync.format.workload import workload_of_manifest
 from tritonsync.store.catalog import Entry, KernelPlace
 
-__all__ = ["HEADERS", "bundle_text", "described", "document", "fitted", "kernel_text", "row"]
+__all__ = ["DISPENSABLE", "HEADERS", "bundle_text", "described", "document", "kernel_text", "row"]
 
 HEADERS = ("KIND", "KEY", "VARIANT", "KERNELS", "SIZE", "AGE", "TORCH", "TRITON", "TARGET", "WORKLOADS")
 #: Columns that a narrow screen goes without, the least telling first.
-_DISPENSABLE = ("TARGET", "TRITON", "TORCH", "KERNELS", "WORKLOADS", "VARIANT", "AGE")
-#: Characters of a key that are always shown: enough to tell keys apart and to give to `show`.
-_SHORTEST_KEY = 12
-#: Characters between two columns, and at both edges together, as `output.py` draws tables.
-_GAP, _EDGES = 3, 2
+DISPENSABLE = ("TARGET", "TRITON", "TORCH", "KERNELS", "WORKLOADS", "VARIANT", "AGE")
 
 
 def row(entry: Entry, now: float) -> tuple[str, ...]:
@@ -44,33 +40,6 @@ def row(entry: Entry, now: float) -> tuple[str, ...]:
     )
 
 
-def fitted(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int
-) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Return the table as it fits a screen: keys cut in the middle, then without its least telling columns."""
-    kept = list(range(len(headers)))
-    key = headers.index("KEY")
-
-    def missing() -> int:
-        """Return how many characters the table is too wide for, with keys as short as may be."""
-        widths = [max(len(row[column]) for row in (headers, *rows)) for column in kept if column != key]
-        return sum(widths) + _GAP * (len(kept) - 1) + _EDGES + _SHORTEST_KEY - width
-
-    for name in _DISPENSABLE:
-        if missing() > 0 and headers.index(name) in kept:
-            kept.remove(headers.index(name))
-    room = _SHORTEST_KEY + max(-missing(), 0)
-    shown = [[_cut(row[column], room) if column == key else row[column] for column in kept] for row in rows]
-    return [headers[column] for column in kept], list(shown)
-
-
-def _cut(text: str, room: int) -> str:
-    if len(text) <= room:
-        return text
-    tail = (room - 1) // 3
-    return f"{text[: room - 1 - tail]}…{text[len(text) - tail :]}"
-
-
 def described(entry: Entry) -> dict[str, Any]:
     """Return an entry for JSON."""
     place = entry.place
@@ -87,8 +56,8 @@ def document(manifest: Manifest | FormatError) -> dict[str, Any]:
     return found
 
 
-def bundle_text(place: BundlePlace, manifest: Manifest | FormatError) -> str:
-    """Return all that a person wants to know of a bundle."""
+def bundle_text(place: BundlePlace, manifest: Manifest | FormatError, workloads: Sequence[str] = ()) -> str:
+    """Return all that a person wants to know of a bundle; `workloads` list it."""
     if isinstance(manifest, FormatError):
         return f"{place.prefix}\n  cannot be used: {manifest}"
     made = {name: value for name, value in msgspec.to_builtins(manifest.environment).items() if value}
@@ -99,6 +68,7 @@ def bundle_text(place: BundlePlace, manifest: Manifest | FormatError) -> str:
         ("created", manifest.created),
         ("made with", ", ".join(f"{name} {value}" for name, value in made.items())),
         ("guards", manifest.guards),
+        ("workloads", ", ".join(workloads)),
         ("compiling took", f"{manifest.compile_seconds:.1f} s" if manifest.compile_seconds else ""),
         ("signed by", manifest.signature.key_id if manifest.signature else ""),
         ("pack", "none" if manifest.pack is None else size(manifest.pack.size)),

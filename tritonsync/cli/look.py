@@ -60,7 +60,7 @@ def ls(
 
     On a screen keys are cut in the middle to fit; `show` takes the beginning of one.
     """
-    from tritonsync.cli.describe import HEADERS, described, fitted, row
+    from tritonsync.cli.describe import DISPENSABLE, HEADERS, described, row
     from tritonsync.format.bundle import KINDS
     from tritonsync.store.catalog import Catalog
     from tritonsync.store.trust import trust_of
@@ -84,8 +84,7 @@ def ls(
     total = sum(info.size for info in catalog.objects.values())
     now = time.time()
     rows = [row(entry, now) for entry in entries]
-    screen = None if wide else output.screen_width()
-    output.table(*((HEADERS, rows) if screen is None else fitted(HEADERS, rows, screen)))
+    output.table(HEADERS, rows, cuttable="KEY", dispensable=DISPENSABLE, wide=wide)
     for entry in entries:
         if entry.problem is not None and not as_json:
             complain(f"cannot be used: {entry.problem}")
@@ -97,7 +96,7 @@ def ls(
             "bytes_total": total,
             "bundles": [described(entry) for entry in entries],
         },
-        f"{amount(bundles, 'bundle')}{shown}, {size(total)} in {connection.bucket.url}",
+        f"{amount(bundles, 'bundle')}{shown}, {size(total)} without kernel folders, in {connection.bucket.url}",
     )
 
 
@@ -118,6 +117,7 @@ def show(
     Where and with what it was made, its kernels and payloads, and for a workload what it lists.
     """
     from tritonsync.cli.describe import bundle_text, document, kernel_text
+    from tritonsync.errors import FormatError
     from tritonsync.store.catalog import Catalog
     from tritonsync.store.trust import trust_of
 
@@ -129,7 +129,12 @@ def show(
     places = catalog.find(key)
     builds = () if places else catalog.kernels(key)
     found = list(catalog.manifests(places))
-    bundles = [{"place": place.prefix, **document(manifest)} for place, manifest in found]
+    bundles, text = [], []
+    for place, manifest in found:
+        of = () if isinstance(manifest, FormatError) else (manifest.kind, manifest.key, manifest.variant)
+        workloads = catalog.workloads.get(of, ()) if of else ()
+        bundles.append({"place": place.prefix, "workloads": workloads, **document(manifest)})
+        text.append(bundle_text(place, manifest, workloads))
     kernels = [dataclasses.asdict(build) for build in builds]
-    text = [bundle_text(place, manifest) for place, manifest in found] + [kernel_text(build) for build in builds]
+    text += [kernel_text(build) for build in builds]
     output.result({"url": connection.bucket.url, "bundles": bundles, "kernels": kernels}, "\n\n".join(text))

@@ -28,6 +28,7 @@ __all__ = [
     "TritonDir",
     "Url",
     "Workload",
+    "check_given",
     "local_caches",
 ]
 
@@ -184,25 +185,49 @@ class Connection:
         from tritonsync.errors import AccessDeniedError
 
         if self.settings.mode != "read-write":
-            raise SettingsError(f"{VARIABLES['mode'][0]}={self.settings.mode} does not allow to push; unset it")
+            mode = VARIABLES["mode"][0]
+            raise SettingsError(f"{mode}={self.settings.mode} does not allow to push", variable=mode, hint="unset it")
         if self.settings.is_untrusted:
             trusted, signing = VARIABLES["trusted_keys"][0], VARIABLES["signing_key"][0]
-            raise SettingsError(f"{trusted} refuses all that is not signed, so to push, set {signing} as well")
+            raise SettingsError(
+                f"{trusted} refuses all that is not signed", variable=trusted, hint=f"to push, set {signing} as well"
+            )
         if self.bucket.probe() != "read-write":
             raise AccessDeniedError(
-                f"{self.bucket.url} can be read but not written with these credentials; to push, take those of a writer"
+                f"{self.bucket.url} can be read but not written with these credentials",
+                url=self.bucket.url,
+                hint="to push, take those of a writer",
             )
 
-    def ask_to_read(self) -> None:
+    def ask_to_read(self, *, new: bool = False) -> None:
         """Find out whether the bucket may be read, and is in a format that is known.
 
+        Args:
+            new: whether it may be a folder that is yet to be made.
+
         Raises:
-            RemoteError: it cannot be read.
+            RemoteError: it cannot be read, or there is none.
         """
+        from tritonsync.errors import BucketNotFoundError
+
+        if self.bucket.is_yet_to_be_made and not new:
+            url = self.bucket.url
+            raise BucketNotFoundError(f"there is no folder {url}", url=url, hint="correct the URL, or push to it first")
         if self._ahead is None:
             self.bucket.probe(write=False)
         else:
             self._ahead[1].result()
+
+
+def check_given(inductor_dir: Path | None, triton_dir: Path | None) -> None:
+    """Check that the folders that options name are there, for a command that reads them.
+
+    Raises:
+        LocalCacheError: one is not; it names the option.
+    """
+    for option, given in (("--inductor-dir", inductor_dir), ("--triton-dir", triton_dir)):
+        if given is not None and not given.expanduser().is_dir():
+            raise LocalCacheError(f"{option} {given} is not a folder", path=str(given), hint="correct the path")
 
 
 def local_caches(settings: Settings, inductor_dir: Path | None, triton_dir: Path | None) -> tuple[LocalCaches, Path]:

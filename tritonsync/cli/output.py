@@ -1,6 +1,6 @@
 """What a command shows: results on stdout, everything else on stderr.
 
-A terminal gets progress bars and tables, anything else plain text without colours. With `--json`, stdout holds exactly
+A terminal gets tables that fit it, anything else plain text without colours. With `--json`, stdout holds exactly
 one JSON object.
 """
 
@@ -12,12 +12,10 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
+from tritonsync.cli.table import Row, drawn, fitted, plain
 from tritonsync.redaction import redact, redacted
-
-if TYPE_CHECKING:
-    from tritonsync.remote.threads import Progress
 
 __all__ = ["Output", "age", "amount", "complain", "is_terminal", "size", "warnings_as_lines"]
 
@@ -57,56 +55,34 @@ class Output:
         """Print the result: as one JSON object, or as text."""
         print(json.dumps(redacted(data), indent=2) if self.as_json else _printable(redact(text)), flush=True)
 
-    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; columns of numbers are aligned right. Nothing without rows, or with `--json`."""
+    def table(
+        self,
+        headers: Row,
+        rows: Sequence[Row],
+        *,
+        cuttable: str | None = None,
+        dispensable: Sequence[str] = (),
+        wide: bool = False,
+    ) -> None:
+        """Print a table, as it fits the screen where a person looks at one; nothing without rows, or with `--json`.
+
+        Args:
+            headers: of the columns.
+            rows: with one text a column.
+            cuttable: the column that may be cut in its middle; None: the first.
+            dispensable: columns that a narrow screen goes without.
+            wide: whether it is shown whole, however wide the screen is.
+        """
         if self.as_json or not rows:
             return
         rows = [[_printable(redact(cell)) for cell in row] for row in rows]
-        right = [
-            all(row[column][:1].isdigit() or row[column] in ("", "-") for row in rows) for column in range(len(headers))
-        ]
-        if is_terminal(sys.stdout):
-            _draw(headers, rows, right)
+        if not is_terminal(sys.stdout):
+            print("\n".join(plain(headers, rows)))
             return
-        widths = [max(len(row[column]) for row in (headers, *rows)) for column in range(len(headers))]
-        for row in (headers, *rows):
-            cells = (text.rjust(w) if r else text.ljust(w) for text, w, r in zip(row, widths, right, strict=True))
-            print("  ".join(cells).rstrip())
-
-    def screen_width(self) -> int | None:
-        """Return the columns of the screen that is written to; None where no person looks at it."""
-        if self.as_json or not is_terminal(sys.stdout):
-            return None
-        return shutil.get_terminal_size().columns
-
-    @contextlib.contextmanager
-    def progress(self, what: str, unit: str) -> Iterator[Progress]:
-        """Show how far the work inside the block is, if a person watches."""
-        if not is_terminal(sys.stderr):
-            yield lambda _done, _all: None
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-        # Lines that are printed meanwhile go above the bar: rich puts itself in the place of sys.stderr.
-        with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header, is_right in zip(headers, right, strict=True):
-        table.add_column(header, justify="right" if is_right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+        if not wide:
+            width = shutil.get_terminal_size().columns
+            headers, rows = fitted(headers, rows, width, cuttable=cuttable or headers[0], dispensable=dispensable)
+        drawn(headers, rows)
 
 
 def amount(count: int, noun: str) -> str:

@@ -13,6 +13,7 @@ import typer
 from tritonsync import times
 from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
 from tritonsync.cli.output import Output, age, amount, size
+from tritonsync.cli.progress import progress
 
 if TYPE_CHECKING:
     from tritonsync.store.retention import Policy
@@ -156,8 +157,8 @@ def _collect(
         raise UnknownWorkloadError(message, url=connection.bucket.url, workload=name)
     plan = mark(catalog, policy)
     if not dry_run:
-        with output.progress("removing", "bundles") as progress:
-            swept = sweep(catalog, plan, progress=progress)
+        with progress("removing", "bundles") as told:
+            swept = sweep(catalog, plan, progress=told)
     else:
         swept = None
     document = {
@@ -210,7 +211,7 @@ def du(
         (row.name, f"{row.bundles:,}", size(row.bytes), "" if row.newest_s is None else age(row.newest_s))
         for row in found.rows
     ]
-    output.table((by.value.upper(), "BUNDLES", "SIZE", "NEWEST"), rows)
+    output.table((by.value.upper(), "BUNDLES", "SIZE", "NEWEST"), rows, dispensable=("NEWEST", "BUNDLES"))
     output.result(
         {"url": connection.bucket.url, **dataclasses.asdict(found)},
         f"{amount(found.bundles, 'bundle')}, {size(found.bytes)} in {connection.bucket.url}",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tritonsync.cli.output import complain
+from tritonsync.cli.options import Url, Workload
+from tritonsync.cli.output import Output, complain
 from tritonsync.cli.why import why_compiled
 from tritonsync.errors import SettingsError, TritonSyncError
 from tritonsync.redaction import redacted
+from tritonsync.settings import VARIABLES
 
 if TYPE_CHECKING:
     from tritonsync.settings import Settings
@@ -23,6 +26,14 @@ __all__ = ["RUN_SETTINGS", "run"]
 
 #: Exit code of a run that had to be warm and was not.
 COLD = 3
+
+
+class Mode(str, Enum):
+    """What the program may do with the bucket."""
+
+    READ_WRITE = "read-write"
+    READ_ONLY = "read-only"
+
 
 #: How the command is to be registered: what follows the program's name belongs to the program.
 RUN_SETTINGS = {"allow_interspersed_args": False}
@@ -39,6 +50,16 @@ def run(
     precompile: Annotated[
         bool, typer.Option("--precompile", help="Keep what Dynamo makes of functions too; see TRITONSYNC_PRECOMPILE.")
     ] = False,
+    url: Url = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option("--mode", help=f"Whether it may publish. [{VARIABLES['mode'][0]}]", show_default=False),
+    ] = None,
+    workload: Workload = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print what was seen as one JSON object; what the program prints goes to stderr."),
+    ] = False,
 ) -> None:
     """Run a program with tritonsync, and see what it compiles.
 
@@ -53,11 +74,13 @@ def run(
 
     if report is not None and not report.parent.is_dir():
         raise SettingsError(f"--report {report}: there is no folder {report.parent}")
-    settings = Settings.from_env()
-    watched = watch(command, settings, precompile=precompile)
+    settings = Settings.from_env(url=url, mode=None if mode is None else mode.value, workload=workload)
+    watched = watch(command, settings, precompile=precompile, keep_stdout=as_json)
     document = redacted(_document(command, watched, settings))
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        Output(as_json).result(document, "")
     for line in grouped(document["why"]):
         complain(line)
     _keep(settings, document)

@@ -13,6 +13,9 @@ from tritonsync.settings import VARIABLES
 
 __all__ = ["stats"]
 
+#: Columns that a narrow screen goes without, the least telling first.
+_DISPENSABLE = ("UP", "PROCESSES", "WAITED", "DOWN", "SAVED", "FETCHED", "COMPILED")
+
 Files = Annotated[
     list[Path],
     typer.Argument(
@@ -33,7 +36,8 @@ def stats(files: Files, as_json: Json = False) -> None:
             for name, value in counted.items():
                 total[name] = total.get(name, 0) + value
     headers = ("WORKLOAD", "PROCESSES", "HITS", "MISSES", "COMPILED", "FETCHED", "DOWN", "UP", "WAITED", "SAVED")
-    output.table(headers, [_row(workload, counted) for workload, counted in sorted(sums.items())])
+    rows = [_row(workload, counted) for workload, counted in sorted(sums.items())]
+    output.table(headers, rows, dispensable=_DISPENSABLE)
     hits = sum(counted.get("hits", 0) + counted.get("local_hits", 0) for counted in sums.values())
     lookups = hits + sum(counted.get("misses", 0) for counted in sums.values())
     rate = f", {hits / lookups:.0%} of {amount(int(lookups), 'lookup')} were hits" if lookups else ""

@@ -21,9 +21,11 @@ from tritonsync.cli.options import (
     TritonDir,
     Url,
     Workload,
+    check_given,
     local_caches,
 )
 from tritonsync.cli.output import Output, amount, complain, size
+from tritonsync.cli.progress import Moved, progress
 from tritonsync.errors import LocalCacheError
 from tritonsync.settings import VARIABLES
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from tritonsync.sync.push import Pushed
 
 __all__ = ["pull", "push"]
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be moved, and move nothing.")]
 
 
 def push(
@@ -44,6 +48,7 @@ def push(
     bundle: Bundles = None,
     bundle_dir: BundleDir = None,
     bundle_key: BundleKey = None,
+    dry_run: DryRun = False,
     storage_options: StorageOptions = None,
     timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
@@ -65,25 +70,36 @@ def push(
         push_folders(connection, output, folders)
         return
     name = connection.workload(workload)
+    check_given(inductor_dir, triton_dir)
     caches, kernels = local_caches(connection.settings, inductor_dir, triton_dir)
     if not any(inductor_cache.values(caches.inductor)) and not any(triton_cache.scan(kernels)):
         raise LocalCacheError(
-            f"nothing to push: {caches.inductor} holds no compiled graphs, and {kernels} no kernels; run the program "
-            "first, or name the folders with --inductor-dir and --triton-dir"
+            f"nothing to push: {caches.inductor} holds no compiled graphs, and {kernels} no kernels",
+            path=str(caches.inductor),
+            hint="run the program first, or name the folders with --inductor-dir and --triton-dir",
         )
     checked_path(str(caches.inductor))  # before the bucket's format object is written
     store = connection.store(environment_of_folder(kernels))
     started = time.perf_counter()
-    connection.ask_to_write()
-    with output.progress(f"pushing {name}", "bundles") as progress:
-        pushed = push_caches(store, caches, kernels, name, progress=progress)
+    if dry_run:
+        connection.ask_to_read(new=True)
+    else:
+        connection.ask_to_write()
+
+    def moved() -> Moved:
+        stats = connection.bucket.stats
+        return Moved(stats.objects_created, stats.bytes_up)
+
+    with progress(f"pushing {name}", "bundles", None if dry_run else moved) as told:
+        pushed = push_caches(store, caches, kernels, name, dry_run=dry_run, progress=told)
     facts = _facts(connection, name, caches, kernels, pushed, time.perf_counter() - started)
+    sent = f"{size(pushed.bytes_uploaded)} in {amount(pushed.objects_created, 'object')}"
     output.result(
-        facts,
-        f"pushed {name} to {connection.bucket.url}: {amount(pushed.kernels, 'kernel')} ({pushed.kernels_new} new), "
-        f"{amount(pushed.bundles, 'bundle')} ({pushed.bundles_new} new), {size(pushed.bytes_uploaded)} in "
-        f"{amount(pushed.objects_created, 'object')}, {amount(facts['requests'], 'request')}, "
-        f"{facts['seconds']:.1f} s\nfrom {caches.inductor} and {kernels}",
+        {**facts, "dry_run": dry_run},
+        f"{'would push' if dry_run else 'pushed'} {name} to {connection.bucket.url}: "
+        f"{amount(pushed.kernels, 'kernel')} ({pushed.kernels_new} new), {amount(pushed.bundles, 'bundle')} "
+        f"({pushed.bundles_new} new), {f'{size(pushed.bytes_new)} before packing' if dry_run else sent}, "
+        f"{amount(facts['requests'], 'request')}, {facts['seconds']:.1f} s\nfrom {caches.inductor} and {kernels}",
     )
 
 
@@ -123,6 +139,11 @@ Files = Annotated[
 ]
 
 
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit with 1 if anything of the workload is missing, or left alone.")
+]
+
+
 def pull(
     context: typer.Context,
     url: Url = None,
@@ -133,13 +154,16 @@ def pull(
     bundle: Bundles = None,
     bundle_dir: BundleDir = None,
     bundle_key: BundleKey = None,
+    strict: Strict = False,
+    dry_run: DryRun = False,
     storage_options: StorageOptions = None,
     timeout: Timeout = times.COMMAND_S,
     as_json: Json = False,
 ) -> None:
     """Fetch a workload into this host's cache folders.
 
-    PyTorch and Triton start warm from them. What is there already is not fetched again.
+    PyTorch and Triton start warm from them. What is there already is not fetched again. What cannot be had is a
+    warning, and an error if nothing came of the workload, or with --strict.
     """
     from tritonsync.sync.pull import pull as pull_workload
 
@@ -155,15 +179,21 @@ def pull(
     wanted = connection.settings.files if files is None else files.value
     started = time.perf_counter()
     connection.ask_to_read()
-    with output.progress(f"pulling {name}", "bundles") as progress:
-        pulled = pull_workload(store, caches, name, files=wanted, progress=progress)
+
+    def moved() -> Moved:
+        stats = connection.bucket.stats
+        return Moved(stats.objects_read, stats.bytes_down)
+
+    with progress(f"pulling {name}", "bundles", None if dry_run else moved) as told:
+        pulled = pull_workload(store, caches, name, files=wanted, dry_run=dry_run, progress=told)
     facts = _facts(connection, name, caches, kernels, pulled, time.perf_counter() - started)
     output.result(
-        facts,
-        f"pulled {name} from {connection.bucket.url}: {amount(pulled.kernels, 'kernel')} ({pulled.kernels_emitted} "
-        f"written, {pulled.kernels_present} present), {amount(pulled.bundles, 'bundle')}, "
-        f"{size(pulled.bytes_downloaded)}, {amount(facts['requests'], 'request')}, {facts['seconds']:.1f} s\n"
-        f"into {caches.inductor} and {kernels}",
+        {**facts, "dry_run": dry_run},
+        f"{'would pull' if dry_run else 'pulled'} {name} from {connection.bucket.url}: "
+        f"{amount(pulled.kernels, 'kernel')} ({pulled.kernels_emitted} {'to write' if dry_run else 'written'}, "
+        f"{pulled.kernels_present} present), {amount(pulled.bundles, 'bundle')}, "
+        f"{size(pulled.bytes_wanted if dry_run else pulled.bytes_downloaded)}, "
+        f"{amount(facts['requests'], 'request')}, {facts['seconds']:.1f} s\ninto {caches.inductor} and {kernels}",
     )
     if pulled.conflicts:
         complain(
@@ -187,5 +217,7 @@ def pull(
             "without tritonsync, a program looks autotune results up where its graphs were compiled, and is fully warm "
             "only there"
         )
-    if pulled.missing and not pulled.kernels and pulled.bundles <= 1:
+    if pulled.missing and (strict or (not pulled.kernels and pulled.bundles <= 1)):
+        raise typer.Exit(1)
+    if strict and pulled.conflicts:
         raise typer.Exit(1)

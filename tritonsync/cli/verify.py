@@ -11,6 +11,7 @@ import typer
 from tritonsync import times
 from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
 from tritonsync.cli.output import Output, amount, complain, size
+from tritonsync.cli.progress import Moved, progress
 
 __all__ = ["verify"]
 
@@ -51,8 +52,16 @@ def verify(
     trust = trust_of(connection.settings)
     started = time.perf_counter()
     connection.ask_to_read()
-    with output.progress("verifying", "bundles") as progress:
-        found = verify_bundles(Catalog(connection.bucket, trust=trust), key, delete_bad=delete_bad, progress=progress)
+    catalog = Catalog(connection.bucket, trust=trust)
+    everything = (*catalog.objects.values(), *catalog.kernel_objects.values()) if key is None else ()
+    expected = sum(info.size for info in everything) or None
+
+    def moved() -> Moved:
+        stats = connection.bucket.stats
+        return Moved(stats.objects_read, stats.bytes_down, expected)
+
+    with progress("verifying", "bundles", moved) as told:
+        found = verify_bundles(catalog, key, delete_bad=delete_bad, progress=told)
     seconds = round(time.perf_counter() - started, 3)
     for label in ("bad", "incomplete", "newer", "untrusted"):
         for problem in getattr(found, label):

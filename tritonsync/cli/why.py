@@ -50,7 +50,7 @@ def why(
 
     Of a workload: which of its bundles this host would be served, and what keeps the others away: versions, GPU, CPU,
     rank, signatures, damage, expiry. Of a key that the bucket lacks and this host has made: the nearest bundle, and
-    what differs. For example: tritonsync why vit
+    what differs.
     """
     from tritonsync.settings import Settings
     from tritonsync.watch.last_run import read_report

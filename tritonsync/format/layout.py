@@ -191,6 +191,14 @@ def check_format(content: bytes | None, shown: str) -> None:
     except (ValueError, TypeError, LookupError, RecursionError):
         number = None
     if type(number) is not int or number < 1:
-        raise FormatError(f"{shown} is no format object of tritonsync; choose another prefix, or remove it")
+        raise FormatError(
+            f"{shown} is no format object of tritonsync",
+            object_name=FORMAT_OBJECT,
+            hint="choose another prefix, or remove it",
+        )
     if number > _KNOWN:
-        raise NewerFormatError(f"{shown} says format {number}: a newer tritonsync wrote it; upgrade this one")
+        raise NewerFormatError(
+            f"{shown} says format {number}: a newer tritonsync wrote it",
+            object_name=FORMAT_OBJECT,
+            hint="upgrade this one",
+        )

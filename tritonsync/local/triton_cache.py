@@ -37,6 +37,7 @@ __all__ = [
     "default_triton_dir",
     "emit",
     "scan",
+    "size_of",
     "sweep",
 ]
 
@@ -83,6 +84,15 @@ def scan(triton_dir: Path) -> Iterator[KernelFolder]:
     for name in _folders(triton_dir):
         if name.isdecimal() or name == "None":  # torch 2.15 keeps kernels for any device under `None`
             yield from _kernel_folders(triton_dir / name, int(name) if name.isdecimal() else None)
+
+
+def size_of(directory: Path) -> int:
+    """Return the bytes of the files in a folder, as far as they can be looked at; 0 where there is none."""
+    try:
+        with os.scandir(directory) as entries:
+            return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    except OSError:
+        return 0
 
 
 def _kernel_folders(directory: Path, device: int | None) -> Iterator[KernelFolder]:

@@ -24,7 +24,7 @@ from pathlib import PurePath
 from types import ModuleType
 
 from tritonsync.errors import SettingsError
-from tritonsync.messages import name_speaker
+from tritonsync.messages import name_speaker, set_level
 from tritonsync.redaction import traceback_of
 from tritonsync.session.process import no_fork
 from tritonsync.settings import Settings
@@ -125,6 +125,7 @@ def _activate(settings: Settings) -> None:
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
     name_speaker()
+    set_level(settings.log)
     if settings.report_dir is not None:
         _watch(settings.report_dir)
     hooks: dict[str, list[Callable[[ModuleType], None]]] = {}

@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from tritonsync.errors import (
@@ -132,6 +133,11 @@ class Bucket:
         return choose(self._address, self._options, self._wanted, environment())
 
     @property
+    def is_yet_to_be_made(self) -> bool:
+        """Whether it is a folder that is not there: the first write makes it."""
+        return self._address.is_folder and not Path(self._address.url).exists()
+
+    @property
     def stats(self) -> BucketStats:
         """What this process has asked for so far."""
         return self._counter.now
@@ -161,7 +167,7 @@ class Bucket:
 
         data = self._try("read", self._address.check(name), attempt, timeout)
         if data is not None:
-            self._counter.add(bytes_down=len(data))
+            self._counter.add(bytes_down=len(data), objects_read=1)
             if len(data) > limit:
                 raise UnfitObjectError(
                     f"{self._address.show(name)} has more than the {limit} bytes that it may have",
@@ -334,7 +340,7 @@ class Bucket:
                 object_name=name,
             )
         self._breaker.admit(what)
-        healthy = False
+        healthy, began = False, time.monotonic()
         attempts = Attempts(self._address, verb, name, renew=self._forget_backend)
 
         def call(left: float) -> T:
@@ -356,6 +362,7 @@ class Bucket:
             raise
         finally:
             self._breaker.record(healthy=healthy)
+        logger.debug("%s %s: %.3f s", verb, what, time.monotonic() - began)
         return result
 
     def _forget_backend(self) -> None:

@@ -36,13 +36,22 @@ def filesystem_class(address: Address) -> Any:  # noqa: ANN401 - fsspec has no t
     try:
         found = fsspec.get_filesystem_class(address.protocol)
     except ImportError as exc:
-        command = f"pip install 'tritonsync[{address.extra}]'" if address.extra else "see the message before"
-        raise MissingExtraError(f"{address.url} needs a package that cannot be imported ({exc}): {command}") from exc
+        raise MissingExtraError(
+            f"{address.url} needs a package that cannot be imported ({exc})",
+            url=address.url,
+            hint=f"pip install 'tritonsync[{address.extra}]'" if address.extra else _how_to_get(exc),
+        ) from exc
     if address.is_gcs:
         # gcsfs' own default asks a gRPC service for the kind of the bucket before its first request, and again each
         # time where that is not allowed (extended_gcsfs.py, 2026.10). The plain class does all that is needed here.
         return next((kind for kind in found.__mro__ if kind.__module__ == "gcsfs.core"), found)
     return found
+
+
+def _how_to_get(exc: ImportError) -> str:
+    """Say what brings a filesystem that no extra of ours does: what fsspec failed to import, if it names that too."""
+    name = exc.__cause__.name if isinstance(exc.__cause__, ImportError) else None
+    return f"pip install {name}" if name and name in str(exc) else "install it"
 
 
 def build(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Any:  # noqa: ANN401

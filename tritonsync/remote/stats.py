@@ -18,7 +18,8 @@ class BucketStats:
         requests: requests sent. Repetitions count, and so do answers that never came. On S3 and GCS it is the number
             of HTTP requests, a listing being counted by its pages; only uploads in parts (100 MB and more on S3, 50 MB
             on GCS) count as one, and requests for credentials as none.
-        bytes_down: content of the objects that were read.
+        objects_read: objects whose content was read.
+        bytes_down: content of these objects.
         bytes_up: content of the objects that were created.
         objects_created: objects that did not exist before.
     """
@@ -27,6 +28,7 @@ class BucketStats:
     bytes_down: int = 0
     bytes_up: int = 0
     objects_created: int = 0
+    objects_read: int = 0
 
 
 class Counter:
@@ -46,12 +48,8 @@ class Counter:
         """The counters at this moment."""
         return self._now
 
-    def add(self, *, requests: int = 0, bytes_down: int = 0, bytes_up: int = 0, objects_created: int = 0) -> None:
-        """Add to each."""
+    def add(self, **more: int) -> None:
+        """Add to the counters of these names."""
         with self._lock:
-            self._now = BucketStats(
-                self._now.requests + requests,
-                self._now.bytes_down + bytes_down,
-                self._now.bytes_up + bytes_up,
-                self._now.objects_created + objects_created,
-            )
+            now = self._now
+            self._now = dataclasses.replace(now, **{name: getattr(now, name) + value for name, value in more.items()})

@@ -205,7 +205,7 @@ def in_parallel(call: Callable[[K], T], items: Iterable[K], width: int, progress
         call: does the work of one item.
         items: hashable; repeats are done once.
         width: how many at a time.
-        progress: called with (done, all) after each item, in the thread that waits.
+        progress: called with (done, all) at the beginning and after each item, in the thread that waits.
     """
     wanted = list(dict.fromkeys(items))
     count = len(wanted)
@@ -233,6 +233,8 @@ def in_parallel(call: Callable[[K], T], items: Iterable[K], width: int, progress
         work()
     results: dict[K, T] = {}
     try:
+        if progress is not None:
+            progress(0, count)
         while len(results) < count:
             item, future = ended.get()
             results[item] = future.result()

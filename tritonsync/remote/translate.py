@@ -141,6 +141,7 @@ class Attempts:
         advice = f". {failure.advice}" if failure.advice else ""
         what = f"cannot {self._verb} {self._address.show(self._name)}"
         error = failure.kind(f"{what}: {failure.what}{repeated}{advice}", url=self._address.url, object_name=self._name)
+        error.hint = failure.advice or None
         error.__cause__ = failure.__cause__
         return error
 

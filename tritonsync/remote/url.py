@@ -110,21 +110,31 @@ def parse_url(url: str) -> Address:
     """
     url = url.strip()
     if not url:
-        raise SettingsError("the URL is empty; give one such as s3://bucket/prefix, gs://bucket/prefix or a folder")
+        raise SettingsError(
+            "the URL is empty", hint="give one such as s3://bucket/prefix, gs://bucket/prefix or a folder"
+        )
     scheme, separator, rest = url.partition("://")
     if not separator:
         return _folder(url)
     protocol = scheme.lower()
     if "::" in scheme:
-        raise SettingsError(f"{url!r} chains filesystems with '::'; give the URL of the bucket itself", url=url)
+        raise SettingsError(f"{url!r} chains filesystems with '::'", url=url, hint="give the URL of the bucket itself")
     if protocol in _READ_ONLY:
         raise SettingsError(
-            f"{url!r} cannot be written; give s3://bucket/prefix or gs://bucket/prefix, and the address of a server of "
-            "your own as AWS_ENDPOINT_URL or STORAGE_EMULATOR_HOST"
+            f"{url!r} cannot be written",
+            url=url,
+            hint="give s3://bucket/prefix or gs://bucket/prefix, and the address of a server of your own as "
+            "AWS_ENDPOINT_URL or STORAGE_EMULATOR_HOST",
         )
     if not _is_known(protocol):
-        raise SettingsError(f"{url!r}: no filesystem is called {protocol!r}; give s3://, gs://, or a folder", url=url)
+        raise SettingsError(
+            f"{url!r}: no filesystem is called {protocol!r}", url=url, hint="give s3://, gs://, or a folder"
+        )
     if protocol in _FOLDER:
+        if rest and not rest.startswith(("/", "~")):
+            raise SettingsError(
+                f"{url!r} names {rest.partition('/')[0]!r} as a host", url=url, hint=f"write {protocol}:///{rest}"
+            )
         return _folder(rest)
     if protocol in _S3 | _GCS:
         return _object_store(url, protocol, rest)
@@ -148,10 +158,12 @@ def _folder(path: str) -> Address:
     # One letter is a drive. `s3:/bucket` would otherwise become a folder called "s3:" without a word.
     if len(scheme) > 1 and ":" in path and _is_known(scheme):
         raise SettingsError(
-            f"{path!r} looks like a URL without '//'; write {scheme}://..., or ./{path} for a folder", url=path
+            f"{path!r} looks like a URL without '//'",
+            url=path,
+            hint=f"write {scheme}://..., or ./{path} for a folder",
         )
     if not path:
-        raise SettingsError("the URL names no folder; give one such as file:///var/cache/kernels")
+        raise SettingsError("the URL names no folder", hint="give one such as file:///var/cache/kernels")
     # Made absolute once, so that a program that changes its directory keeps its bucket.
     try:
         folder = Path(path).expanduser().absolute()
@@ -164,18 +176,19 @@ def _object_store(url: str, protocol: str, rest: str) -> Address:
     arn = _ARN.match(rest)
     bucket = arn.group(1) if arn else rest.partition("/")[0]
     if not bucket:
-        raise SettingsError(f"{url!r} names no bucket; write {protocol}://bucket/prefix", url=url)
+        raise SettingsError(f"{url!r} names no bucket", url=url, hint=f"write {protocol}://bucket/prefix")
     if redact(f"{protocol}://{rest}").startswith(f"{protocol}://***@"):
         raise SettingsError(
-            f"{url!r} holds credentials, which do not belong there; write {protocol}://bucket/prefix, and give them as "
-            "the cloud's own variables and files do, or as TRITONSYNC_STORAGE_OPTIONS",
+            f"{url!r} holds credentials, which do not belong there",
             url=url,
+            hint=f"write {protocol}://bucket/prefix, and give them as the cloud's own variables and files do, or as "
+            "TRITONSYNC_STORAGE_OPTIONS",
         )
     parts = [part for part in rest[len(bucket) :].split("/") if part]
     for part in parts:
         if part in (".", "..") or any(character in part for character in "?#*[]") or not part.isprintable():
             raise SettingsError(
-                f"{url!r}: the prefix part {part!r} cannot stand in an object name; choose another", url=url
+                f"{url!r}: the prefix part {part!r} cannot stand in an object name", url=url, hint="choose another"
             )
     prefix = "".join(part + "/" for part in parts)
     return _measured(
@@ -188,6 +201,8 @@ def _measured(address: Address) -> Address:
     if len(address.prefix.encode()) > MAX_NAME // 2:
         raise SettingsError(
             f"the prefix of {address.show('')[:80]}... has {len(address.prefix.encode())} bytes; object names below it "
-            f"would not stay under {MAX_NAME}; choose a shorter one"
+            f"would not stay under {MAX_NAME}",
+            url=address.show(""),
+            hint="choose a shorter one",
         )
     return address

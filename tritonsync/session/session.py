@@ -16,7 +16,6 @@ said once per cause.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import sys
 import threading
@@ -36,6 +35,7 @@ from tritonsync.session.counters import Counters, Counts
 from tritonsync.session.folders import Folders
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
+from tritonsync.session.naming import program_name
 from tritonsync.session.notices import facts_for_report, say_counts, say_who_is_trusted
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.plain_kernels import PlainKernels
@@ -43,15 +43,12 @@ from tritonsync.session.precompiled import Precompiled
 from tritonsync.session.process import at_end
 from tritonsync.session.sigterm import at_sigterm
 from tritonsync.session.waits import Waits
-from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
+from tritonsync.session.workload import WorkloadRecord, entries_of
 from tritonsync.settings import Settings
-from tritonsync.store import Store
-from tritonsync.store.reader import Found
+from tritonsync.store import Found, Store
 from tritonsync.sync.caches import sweep
 
 __all__ = ["Found", "GraphLookup", "Host", "Session", "Value", "current", "set_host", "start", "stop"]
-
-log = logging.getLogger(__name__)
 
 
 class Session:
@@ -84,7 +81,9 @@ class Session:
         self._waits = Waits(settings.budget_s, self._counters)
         self._end = Budget(settings.flush_s)
         self._connection = Connection(settings, self._load_record, self._fetch_ahead)
-        self._record = WorkloadRecord(None if is_helper else settings.workload or program_name(sys.argv))
+        self._record = WorkloadRecord(
+            None if is_helper else settings.workload or program_name(sys.argv, settings.notebook)
+        )
         context = Context(settings, self._connection, lambda: self.host, self._counters, self._waits)
         self._context = context
         self._incoming = Incoming(context)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import os
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -13,7 +11,7 @@ from tritonsync.errors import FormatError
 from tritonsync.format.bundle import GRAPHS
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.layout import workload_key
-from tritonsync.format.manifest import Manifest
+from tritonsync.format.manifest import Environment, Manifest
 from tritonsync.format.workload import (
     LIST,
     Workload,
@@ -25,29 +23,13 @@ from tritonsync.format.workload import (
 )
 from tritonsync.local.inductor_cache import public_path
 from tritonsync.messages import warn_once
+from tritonsync.settings import VARIABLES
 from tritonsync.store import Store
 from tritonsync.sync.environment import with_target
 
-__all__ = ["WorkloadRecord", "entries_of", "program_name"]
+__all__ = ["WorkloadRecord", "entries_of"]
 
 log = logging.getLogger(__name__)
-
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
-
-
-def program_name(argv: Sequence[str]) -> str | None:
-    """Derive a workload name from a program's arguments: `train` for `python train.py`, `pkg` for `python -m pkg`.
-
-    None where it has no name of its own (`python -c`, a prompt): such runs have nothing in common.
-    """
-    path = argv[0] if argv else ""
-    if path in ("", "-", "-c", "-m"):
-        return None
-    folder, file = os.path.split(path)
-    stem = file.removesuffix(".py")
-    if stem == "__main__":
-        stem = os.path.basename(folder)  # noqa: PTH119
-    return _NOT_IN_NAMES.sub("-", stem).strip(".-")[:200] or None
 
 
 class WorkloadRecord:
@@ -63,6 +45,7 @@ class WorkloadRecord:
         self._began = _now()
         self._last: frozenset[WorkloadEntry] = frozenset()
         self._kernels: frozenset[str] = frozenset()
+        self._last_made: Environment | None = None
         self._is_outdated = False
         self._known: set[WorkloadEntry] = set()
         self._gone: set[WorkloadEntry] = set()
@@ -91,6 +74,7 @@ class WorkloadRecord:
         with self._lock:
             self._last = frozenset(entries_of(last))
             self._kernels = frozenset(kernel.hash for kernel in last.kernels) if last else frozenset()
+            self._last_made = last.environment if last else None
         return last
 
     def outdated(self) -> None:
@@ -101,6 +85,14 @@ class WorkloadRecord:
         """Whether this run used something in the bucket that the last one did not, or has better."""
         with self._lock:
             return self.name is not None and (self._is_outdated or not self._known - self._gone <= self._last)
+
+    def _is_of_another(self, environment: Environment) -> bool:
+        """Whether the last record seems to be of another program: made in the same place, with nothing that is used."""
+        theirs, ours = self._last_made, environment
+        if theirs is None or (theirs.torch, theirs.triton, theirs.device) != (ours.torch, ours.triton, ours.device):
+            return False  # then all keys are others
+        listed = {(entry.kind, entry.key) for entry in self._last if not is_part(entry)}
+        return bool(listed and self._keys) and not listed & self._keys
 
     def publish(
         self,
@@ -129,6 +121,14 @@ class WorkloadRecord:
         if newest is not None and newest.created < self._began:
             newest = None
         with self._lock:
+            if self._is_of_another(store.environment):
+                log.warning(
+                    "workload %r listed %d graphs and kernels, and this run used none of them; if another program has "
+                    "the same name, give each its own with %s",
+                    self.name,
+                    len(self._last),
+                    VARIABLES["workload"][0],
+                )
             kept = {entry for entry in self._last if (entry.kind, entry.key) in self._keys or is_part(entry)}
             entries = (kept | self._known | set(entries_of(newest))) - self._gone
             wanted = {entry.key for entry in entries if entry.kind == "triton" and not is_part(entry)}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import deque
+import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from tritonsync.errors import FormatError, ManifestError, NotInBucketError, RemoteError, UnfitObjectError
-from tritonsync.format.bundle import KINDS, is_variant
-from tritonsync.format.layout import BundlePlace, parse_manifest_name, stored_key
+from tritonsync.format.bundle import GRAPHS, KINDS, is_variant
+from tritonsync.format.layout import AUTOTUNE, BundlePlace, parse_manifest_name, stored_key
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Environment, Manifest
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.format.workload import LIST, workload_of_manifest
@@ -100,6 +100,11 @@ class Catalog:
         self.objects = _listed(bucket, below)
         self.places = places_in(self.objects)
 
+    @functools.cached_property
+    def kernel_objects(self) -> Objects:
+        """The objects of the kernel folders, which bundles share; listed when they are first asked for."""
+        return self.bucket.list("kernels/")
+
     def entries(self, *, kind: str | None = None, newest: int | None = None) -> Iterator[Entry]:
         """Yield the bundles, newest first.
 
@@ -111,7 +116,6 @@ class Catalog:
             RemoteError: the bucket could not be asked.
         """
         sizes = self._sizes()
-        listed_by = self._workloads()
         wanted = [place for place in self.places if kind is None or place.kind == kind]
         for place, found in self.manifests(wanted[:newest]):
             info = self.objects[place.manifest]
@@ -127,7 +131,7 @@ class Catalog:
                 kernels=len(found.kernels),
                 kernel_bytes=sum(kernel.size for kernel in found.kernels),
                 environment=found.environment,
-                workloads=tuple(sorted(listed_by.get((found.kind, found.key, found.variant), ()))),
+                workloads=self.workloads.get((found.kind, found.key, found.variant), ()),
                 signed_by=found.signature.key_id if found.signature else None,
             )
 
@@ -152,7 +156,7 @@ class Catalog:
             keys = sorted({f"{place.kind}/{place.key}" for place in found})
             more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
             raise NotInBucketError(
-                f"{name!r} could be {', '.join(keys[:_SHOWN])}{more}; give more of the key", url=self.bucket.url
+                f"{name!r} could be {', '.join(keys[:_SHOWN])}{more}", url=self.bucket.url, hint="give more of the key"
             )
         return tuple(found)
 
@@ -164,7 +168,7 @@ class Catalog:
             NotInBucketError: it is the beginning of none, or of more than one.
         """
         files: dict[tuple[str, str], list[tuple[str, int]]] = {}
-        for path, info in self.bucket.list("kernels/").items():
+        for path, info in self.kernel_objects.items():
             parts = path.split("/")
             if len(parts) == 4 and parts[1].startswith(name):
                 files.setdefault((parts[1], parts[2]), []).append((parts[3], info.size))
@@ -179,7 +183,9 @@ class Catalog:
             raise self.nothing_called(name)
         if len(hashes) > 1:
             raise NotInBucketError(
-                f"{name!r} could be kernel {', '.join(hashes[:_SHOWN])}; give more of the hash", url=self.bucket.url
+                f"{name!r} could be kernel {', '.join(hashes[:_SHOWN])}",
+                url=self.bucket.url,
+                hint="give more of the hash",
             )
         return tuple(
             KernelPlace(*build, files=tuple(sorted(files[build])), bundles=tuple(sorted(set(users.get(build, ())))))
@@ -189,7 +195,9 @@ class Catalog:
     def nothing_called(self, name: str) -> NotInBucketError:
         """Return the error that says so."""
         return NotInBucketError(
-            f"{self.bucket.url} holds nothing called {name!r}; `tritonsync ls` lists what it holds", url=self.bucket.url
+            f"{self.bucket.url} holds nothing called {name!r}",
+            url=self.bucket.url,
+            hint="`tritonsync ls` lists what it holds",
         )
 
     def manifests(
@@ -239,26 +247,26 @@ class Catalog:
             sizes[prefix] = sizes.get(prefix, 0) + info.size
         return sizes
 
-    def _workloads(self) -> dict[tuple[str, str, str], set[str]]:
-        """Return which workloads list a bundle, as of the newest list of each."""
+    @functools.cached_property
+    def workloads(self) -> Mapping[tuple[str, str, str], tuple[str, ...]]:
+        """Kind, key and variant of a bundle -> the workloads that list it, in any of their lists that can be read.
+
+        Autotune results are in no list: they belong to the workloads of their graph.
+
+        Raises:
+            RemoteError: the bucket could not be asked.
+        """
         listed: dict[tuple[str, str, str], set[str]] = {}
-        left: dict[str, deque[BundlePlace]] = {}
-        for place in sorted((place for place in self.places if place.kind == "workload"), key=lambda p: p.variant):
-            left.setdefault(place.key, deque()).append(place)
-        at_once = 1
-        while left:
-            heads = [places.popleft() for places in left.values() for _ in range(min(at_once, len(places)))]
-            good: set[str] = set()
-            for place, found in sorted(self.manifests(heads), key=lambda pair: pair[0].variant):
-                if place.key in good or isinstance(found, FormatError) or LIST not in (found.inline or ()):
-                    continue
-                with contextlib.suppress(FormatError):
-                    for entry in workload_of_manifest(found).entries:
-                        listed.setdefault((entry.kind, entry.key, entry.variant), set()).add(found.key)
-                    good.add(place.key)
-            left = {key: places for key, places in left.items() if places and key not in good}
-            at_once *= 2
-        return listed
+        lists = [place for place in self.places if place.kind == "workload"]
+        for _, found in self.manifests(lists):
+            if isinstance(found, FormatError) or LIST not in (found.inline or ()):
+                continue
+            with contextlib.suppress(FormatError):
+                for entry in workload_of_manifest(found).entries:
+                    variants = (entry.variant, AUTOTUNE) if entry.kind in GRAPHS else (entry.variant,)
+                    for variant in variants:
+                        listed.setdefault((entry.kind, entry.key, variant), set()).add(found.key)
+        return {bundle: tuple(sorted(names)) for bundle, names in listed.items()}
 
 
 def _listed(bucket: Bucket, below: Collection[str]) -> dict[str, ObjectInfo]:

@@ -69,7 +69,7 @@ def usage(catalog: Catalog, by: str, *, now: float) -> Usage:
     for name, info in catalog.objects.items():
         prefix = "/".join(name.split("/")[:5]) + "/"
         sizes[prefix] = sizes.get(prefix, 0) + info.size
-    kernels = catalog.bucket.list("kernels/")
+    kernels = catalog.kernel_objects
     rows = [
         Row(
             name,

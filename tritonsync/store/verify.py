@@ -82,7 +82,7 @@ def verify(
     places = catalog.places if name is None else list(_with_listed(catalog, catalog.find(name)))
     if name is not None and not places:
         raise catalog.nothing_called(name)
-    kernels = catalog.bucket.list("kernels/") if name is None else None
+    kernels = catalog.kernel_objects if name is None else None
     if not places and not kernels:
         url = catalog.bucket.url
         raise NotInBucketError(f"{url} holds nothing that could be verified; check the URL", url=url)

@@ -19,7 +19,7 @@ from tritonsync import times
 from tritonsync.errors import PackError, RemoteError, UnfitObjectError
 from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
-from tritonsync.format.bundle import Bundle, Digest, Payload
+from tritonsync.format.bundle import CHANGING, Bundle, Digest, Payload
 from tritonsync.format.key_parts import KEY_PARTS
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, key_prefix
 from tritonsync.format.manifest import MAX_GENERATION, Environment, Manifest
@@ -160,6 +160,17 @@ class Store(Reader):
         if spoiled and not is_sure:
             raise _LooksSpoiledError
         return self._write(bundle, after + 1, listing, spoiled, inline, reread, deadline, is_sure=is_sure)
+
+    def holds(self, bundle: Bundle, *, timeout: float | None = None) -> bool:
+        """Return whether the bucket has a bundle, as far as manifests tell: nothing is written, and no pack read.
+
+        Raises:
+            RemoteError: the bucket could not be asked.
+        """
+        changing = bundle.kind in CHANGING
+        variants = None if changing else (bundle.variant,)
+        found = self.load(bundle.kind, bundle.key, variants=variants, newest=1, have=lambda _: True, timeout=timeout)
+        return any(not changing or _is_of(manifest, bundle) for manifest in found.present)
 
     def complete(self, published: Published, *, timeout: float | None = None) -> frozenset[str]:
         """Write payload objects and kernel folders, so that the bundle can be loaded without its pack.

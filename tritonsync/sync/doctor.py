@@ -157,6 +157,9 @@ def _bucket(settings: Settings, open_bucket: Callable[[], Bucket]) -> Iterator[F
 
 
 def _rights(settings: Settings, bucket: Bucket) -> Iterator[Finding]:
+    if bucket.is_yet_to_be_made:
+        todo = "whoever publishes first makes it; correct the URL if another folder was meant"
+        yield Finding("bucket", "warn", f"the folder {bucket.url} is not there yet", todo)
     started = time.perf_counter()
     bucket.get(FORMAT_OBJECT, limit=MAX_FORMAT_BYTES)
     first = time.perf_counter() - started

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 from tritonsync.errors import FormatError, UnknownWorkloadError
@@ -34,16 +35,17 @@ MAX_EARLIER = 64
 
 @dataclasses.dataclass(frozen=True)
 class Pulled:
-    """What a pull did.
+    """What a pull did, or would do.
 
     Attributes:
         kernels: kernels of the workload.
-        kernels_emitted: of those, written or repaired.
+        kernels_emitted: of those, written or repaired; of a dry run, those of bundles that are not here whole.
         kernels_present: of those, there before.
         conflicts: of those, left alone because another writer's build is there, or is being made.
         bundles: bundles of the workload that are here now.
         of_ranks: bundles of the workload that belong to one rank of a job each, which fetches its own when it runs.
         missing: keys of those that could not be had.
+        bytes_wanted: size of the packs of bundles that were not here whole, as their manifests say.
         bytes_downloaded: from the bucket.
         requests: to the bucket.
         written_at: the writer's Inductor folder, for people.
@@ -57,6 +59,7 @@ class Pulled:
     bundles: int
     of_ranks: int
     missing: tuple[str, ...]
+    bytes_wanted: int
     bytes_downloaded: int
     requests: int
     written_at: str
@@ -69,6 +72,7 @@ def pull(
     workload: str,
     *,
     files: Files = "all",
+    dry_run: bool = False,
     timeout: float | None = None,
     progress: Progress | None = None,
 ) -> Pulled:
@@ -79,6 +83,7 @@ def pull(
         caches: where to.
         workload: its name.
         files: which files of a kernel folder to write.
+        dry_run: write nothing, and find out what would be.
         timeout: seconds for each bundle.
         progress: called with (done, all) bundles.
 
@@ -88,8 +93,9 @@ def pull(
         LocalCacheError: a folder cannot be written.
     """
     before = store.bucket.stats
-    start_thread(lambda: sweep(caches))
-    pulling = _Pull(store, caches, files, timeout)
+    if not dry_run:
+        start_thread(lambda: sweep(caches))
+    pulling = _Pull(store, caches, files, timeout, dry_run=dry_run)
     manifest, listed = pulling.workload(workload)
     if listed.refused:
         log.warning("%s", listed.refusal)
@@ -109,6 +115,7 @@ def pull(
         bundles=1 + len(shared) - len(missing),
         of_ranks=len(listed.entries) - len(shared),
         missing=tuple(sorted(f"{entry.kind}/{entry.key}" for entry in missing)),
+        bytes_wanted=pulling.wanted,
         bytes_downloaded=after.bytes_down - before.bytes_down,
         requests=after.requests - before.requests,
         written_at=listed.inductor_dir,
@@ -127,10 +134,14 @@ def _list_in(manifest: Manifest) -> Workload | None:
 class _Pull:
     """One pull: what its bundles share, and what is counted."""
 
-    def __init__(self, store: Store, caches: LocalCaches, files: Files, timeout: float | None) -> None:
-        self.store, self.caches, self.files, self.timeout = store, caches, files, timeout
-        self.emitted = self.present = self.conflicts = 0
+    def __init__(
+        self, store: Store, caches: LocalCaches, files: Files, timeout: float | None, *, dry_run: bool = False
+    ) -> None:
+        self.store, self.caches, self.files, self.timeout, self.dry_run = store, caches, files, timeout, dry_run
+        self.emitted = self.present = self.conflicts = self.wanted = 0
         self.is_here = functools.partial(is_here, caches=caches)
+        #: Of which bundles no pack is read: those that are here, and in a dry run all.
+        self.knows: Callable[[Manifest], bool] = (lambda _: True) if dry_run else self.is_here
         self._lock = threading.Lock()
 
     def workload(self, name: str) -> tuple[Manifest, Workload]:
@@ -138,7 +149,7 @@ class _Pull:
         with self._host_lock("workload", name):
             for newest in (1, 8, 64):  # newer ones may be damaged, or signed by nobody who is trusted
                 found = self.store.load(
-                    "workload", workload_key(name), newest=newest, have=self.is_here, timeout=self.timeout
+                    "workload", workload_key(name), newest=newest, have=self.knows, timeout=self.timeout
                 )
                 for loaded in found.bundles:
                     listed = _list_in(loaded.manifest)
@@ -150,9 +161,10 @@ class _Pull:
                         self._count_present(manifest)
                         return manifest, listed
         raise UnknownWorkloadError(
-            f"{self.store.bucket.url} holds no workload named {name!r} that can be loaded; push it first",
+            f"{self.store.bucket.url} holds no workload named {name!r} that can be loaded",
             url=self.store.bucket.url,
             workload=name,
+            hint="push it first; `tritonsync du` lists those that are there",
         )
 
     def entry(self, entry: WorkloadEntry) -> WorkloadEntry | None:
@@ -166,7 +178,7 @@ class _Pull:
                 entry.key,
                 variants=None if changing else (entry.variant,),
                 newest=1,
-                have=self.is_here if self._seen(entry) else None,
+                have=self.knows if self.dry_run or self._seen(entry) else None,
                 timeout=self.timeout,
             )
             for manifest in found.present:
@@ -182,7 +194,9 @@ class _Pull:
         except FormatError as exc:
             log.warning("%s is left out: %s", loaded.place.prefix, exc)
             return False
+        pack = loaded.manifest.pack
         with self._lock:
+            self.wanted += pack.size if pack is not None else 0
             self.emitted += restored.emitted
             self.present += restored.present
             self.conflicts += len(restored.conflicts)
@@ -211,8 +225,16 @@ class _Pull:
         )
 
     def _host_lock(self, kind: str, key: str) -> AbstractContextManager[bool]:
+        if self.dry_run:
+            return contextlib.nullcontext(True)
         return host_lock(self.caches.inductor, f"{kind}/{key}", timeout=self.timeout)
 
     def _count_present(self, manifest: Manifest) -> None:
+        """Count a bundle that is here; in a dry run, one that was looked at."""
+        lacks = self.dry_run and not self.is_here(manifest)
         with self._lock:
-            self.present += len(manifest.kernels)
+            if lacks:
+                self.emitted += len(manifest.kernels)
+                self.wanted += manifest.pack.size if manifest.pack is not None else 0
+            else:
+                self.present += len(manifest.kernels)

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tritonsync.errors import FormatError, LocalCacheError
@@ -28,6 +28,7 @@ from tritonsync.format.workload import (
 from tritonsync.local import inductor_cache, triton_cache
 from tritonsync.local.autotune import autotune_results, payloads_of_results, results_of
 from tritonsync.local.inductor_cache import LocalValue
+from tritonsync.local.triton_cache import KernelFolder
 from tritonsync.remote.threads import Progress, in_parallel
 from tritonsync.store import Store
 from tritonsync.store.sweep import missing_entries
@@ -49,12 +50,24 @@ MAX_PART = 8 * 1024 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class Pushed:
-    """What a push did; `kernels` and `bundles` count what the folder holds, the `_new` ones what the bucket lacked."""
+    """What a push did, or would do.
+
+    Attributes:
+        kernels: kernels in the folder.
+        kernels_new: of those, what the bucket lacked; of a dry run, those of the bundles that it lacks.
+        bundles: bundles that were made of the folder: of values, of autotune results, of kernels, and the workload's.
+        bundles_new: of those, what the bucket lacked.
+        bytes_new: content of these, before it is packed.
+        objects_created: in the bucket.
+        bytes_uploaded: content of these objects.
+        requests: to the bucket.
+    """
 
     kernels: int
     kernels_new: int
     bundles: int
     bundles_new: int
+    bytes_new: int
     objects_created: int
     bytes_uploaded: int
     requests: int
@@ -66,6 +79,7 @@ def push(
     triton_dir: Path,
     workload: str,
     *,
+    dry_run: bool = False,
     timeout: float | None = None,
     progress: Progress | None = None,
 ) -> Pushed:
@@ -79,6 +93,7 @@ def push(
         caches: where from.
         triton_dir: the folder that holds kernel folders, or one folder a device with kernel folders.
         workload: its name.
+        dry_run: publish nothing, and find out what would be.
         timeout: seconds for each bundle.
         progress: called with (done, all) bundles.
 
@@ -90,7 +105,7 @@ def push(
     before = store.bucket.stats
     # Before anything is published that a list with this path could not name.
     inductor_dir = checked_path(str(caches.inductor))
-    pushing = _Push(store, caches, timeout)
+    pushing = _Push(store, caches, timeout, dry_run=dry_run)
     values = list(inductor_cache.values(caches.inductor))
     results = [
         result
@@ -104,9 +119,13 @@ def push(
     # The last part is the workload's own bundle, which is published when all that it lists is there.
     own: tuple[Kernel, ...] = ()
     count = 0
-    for part in _parts(_plain_kernels(triton_dir, covered)):
+    plain = [folder for folder in triton_cache.scan(triton_dir) if (folder.hash, folder.device) not in covered]
+    parts = max(-(-sum(triton_cache.size_of(folder.path) for folder in plain) // MAX_PART), 1)
+    for number, part in enumerate(_parts(_collected(plain))):
         if own:
             entries.append(pushing.publish(bundle_of_part(own)))
+            if progress is not None:
+                progress(len(values) + number, len(values) + max(parts, number + 1))
         own, count = part, count + len(part)
     if not entries and not own:
         raise LocalCacheError(f"nothing to push: nothing in {caches.inductor} and {triton_dir} is finished and intact")
@@ -114,14 +133,15 @@ def push(
         inductor_dir=inductor_cache.public_path(inductor_dir), entries=tuple(entries), path_id=path_id(inductor_dir)
     )
     pushing.publish(bundle_of_workload(workload, listed, own), inline=(LIST,))
-    if pushing.look_again(values, lambda: _parts(_plain_kernels(triton_dir, covered))):
+    if pushing.look_again(values, lambda: _parts(_collected(plain))):
         pushing.publish(bundle_of_workload(workload, listed, own), inline=(LIST,))
     after = store.bucket.stats
     return Pushed(
         kernels=len(of_values) + count,
         kernels_new=len(pushing.kernels_new),
-        bundles=len(entries) + 1,
+        bundles=pushing.bundles,
         bundles_new=pushing.bundles_new,
+        bytes_new=pushing.bytes_new,
         objects_created=after.objects_created - before.objects_created,
         bytes_uploaded=after.bytes_up - before.bytes_up,
         requests=after.requests - before.requests,
@@ -131,11 +151,12 @@ def push(
 class _Push:
     """One push: what its bundles share, and what is counted."""
 
-    def __init__(self, store: Store, caches: LocalCaches, timeout: float | None) -> None:
-        self.store, self.caches, self.timeout = store, caches, timeout
+    def __init__(self, store: Store, caches: LocalCaches, timeout: float | None, *, dry_run: bool = False) -> None:
+        self.store, self.caches, self.timeout, self.dry_run = store, caches, timeout, dry_run
         self.autotune = autotune_results(caches.inductor)
         self.kernels_new: set[str] = set()
-        self.bundles_new = 0
+        self.bundles = self.bundles_new = self.bytes_new = 0
+        self._counted: set[str] = set()
         self._was_there: set[WorkloadEntry] = set()
         self.left_out: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
@@ -169,7 +190,7 @@ class _Push:
         entry = self.publish(bundle)
         results = payloads_of_results(results_of(self.autotune, facts))
         if results:
-            self.store.publish_autotune(value.kind, value.key, results, timeout=self.timeout)
+            self._publish_autotune(value, results)
         return entry, _names(bundle)
 
     def say_left_out(self) -> None:
@@ -179,16 +200,20 @@ class _Push:
 
     def publish(self, bundle: Bundle, *, inline: Collection[str] = ()) -> WorkloadEntry:
         """Publish one bundle in full."""
+        entry = WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
+        if self.dry_run:
+            is_new = not self.store.holds(bundle, timeout=self.timeout)
+            hashes = {kernel.hash for kernel in bundle.kernels} if is_new else ()
+            self._count(f"{bundle.kind}/{bundle.key}/{bundle.variant}", hashes, is_new, _size(bundle))
+            return entry
         if bundle.kind in CHANGING:
             published = self.store.publish_newest(bundle, reread=True, inline=inline, timeout=self.timeout)
         else:
             published = self.store.publish(bundle, reread=True, inline=inline, timeout=self.timeout)
         kernels = self.store.complete(published, timeout=self.timeout)
-        entry = WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
-        with self._lock:
-            self.kernels_new |= kernels
-            self.bundles_new += published.created
-            if not published.created:
+        self._count(str(published.place), kernels, published.created, _size(bundle))
+        if not published.created:
+            with self._lock:
                 self._was_there.add(entry)
         return entry
 
@@ -200,8 +225,7 @@ class _Push:
         Returns:
             whether something was.
         """
-        with self._lock:
-            lost = missing_entries(self.store.bucket, self._was_there)
+        lost = set() if self.dry_run else missing_entries(self.store.bucket, self._was_there)
         if not lost:
             return False
         log.warning("%d bundles were removed from the bucket meanwhile; they are published again", len(lost))
@@ -211,6 +235,30 @@ class _Push:
             for part in parts():
                 self.publish(bundle_of_part(part))
         return True
+
+    def _publish_autotune(self, value: LocalValue, results: Mapping[str, bytes]) -> None:
+        if self.dry_run:
+            there = self.store.load(value.kind, value.key, newest=1, have=lambda _: True, timeout=self.timeout).autotune
+            name, is_new = f"{value.kind}/{value.key}", not results.keys() <= there.keys()
+        else:
+            published = self.store.publish_autotune(value.kind, value.key, results, timeout=self.timeout)
+            name, is_new = str(published.place), published.created
+        self._count(name, (), is_new, sum(map(len, results.values())))
+
+    def _count(self, name: str, kernels_new: Collection[str], is_new: bool, size: int) -> None:
+        with self._lock:
+            self.kernels_new.update(kernels_new)
+            if name in self._counted:
+                return  # guards of one graph share their results
+            self._counted.add(name)
+            self.bundles += 1
+            self.bundles_new += is_new
+            self.bytes_new += size if is_new else 0
+
+
+def _size(bundle: Bundle) -> int:
+    kernels = sum(file.size for kernel in bundle.kernels for file in kernel.files)
+    return kernels + sum(len(payload.data) for payload in bundle.payloads)
 
 
 def _names(bundle: Bundle) -> frozenset[KernelName]:
@@ -245,11 +293,9 @@ def _why_left_out(kind: str, data: bytes) -> str | None:
     return why_unfit(data)
 
 
-def _plain_kernels(triton_dir: Path, covered: Collection[KernelName]) -> Iterator[Kernel]:
-    """Collect the finished kernels that no value holds; one that cannot be read is left out whole."""
-    for folder in triton_cache.scan(triton_dir):
-        if (folder.hash, folder.device) in covered:
-            continue
+def _collected(folders: Iterable[KernelFolder]) -> Iterator[Kernel]:
+    """Collect the finished kernels among these folders; one that cannot be read is left out whole."""
+    for folder in folders:
         try:
             kernel = triton_cache.collect(folder.path, folder.device)
         except (LocalCacheError, FormatError) as exc:

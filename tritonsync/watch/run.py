@@ -72,11 +72,18 @@ class Watched:
         yield from (f"kernel {name} was benchmarked" for name in self.benchmarked)
 
 
-def watch(command: Sequence[str], settings: Settings, *, precompile: bool = False) -> Watched:
+def watch(
+    command: Sequence[str], settings: Settings, *, precompile: bool = False, keep_stdout: bool = False
+) -> Watched:
     """Run a program with the plugin on, and see what it compiles, in all of its processes.
 
-    The program has our standard streams. Signals are passed on to it. With `precompile`, it runs with what Dynamo made
-    of its functions as well.
+    The program has our standard streams. Signals are passed on to it.
+
+    Args:
+        command: the program and its arguments.
+        settings: whose bucket, mode and workload it gets; the rest it takes from the environment itself.
+        precompile: whether it runs with what Dynamo made of its functions as well.
+        keep_stdout: whether our standard output is not for the program: what it prints goes to the error output.
 
     Raises:
         SettingsError: the settings turn tritonsync off.
@@ -90,11 +97,16 @@ def watch(command: Sequence[str], settings: Settings, *, precompile: bool = Fals
         # torch loads the plugin by its own mechanism, which can be turned off; without torch, Triton does.
         by_default = {"TRITON_CACHE_MANAGER": "tritonsync.plugins.triton:TritonSyncCacheManager"}
         added = {"TRITONSYNC_URL": settings.url, "TRITONSYNC_REPORT_DIR": folder, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
+        added[VARIABLES["mode"][0]] = settings.mode
+        if settings.workload is not None:
+            added[VARIABLES["workload"][0]] = settings.workload
         if precompile:
             added[VARIABLES["precompile"][0]] = "1"
         started = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            process = subprocess.Popen(list(command), env={**by_default, **os.environ, **added})  # noqa: S603 - the user's own command
+            process = subprocess.Popen(  # noqa: S603 - the user's own command
+                list(command), env={**by_default, **os.environ, **added}, stdout=2 if keep_stdout else None
+            )
         except OSError as exc:
             raise TritonSyncError(f"{command[0]} cannot be started: {exc.strerror or exc}") from exc
         with _passing_on_signals(process):
