@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 # mypy: ignore-errors
 """What serving programs call torch for: `python serving.py <vllm|saved|sglang> <folder>`; prints as programs.py does.
 
@@ -192,7 +191,7 @@ def vllm_backend(base: Path, *, aot: bool):
                 for x in fake_arguments(piece)
             ]
         # Its own mode is to be used, which torch has no parameter for before 2.13.
-        with mock.patch.object(sys.modules["torch._inductor.standalone_compile"], "FakeTensorMode", lambda **_: mode):
+        with mock.patch.object(sys.modules["torch._inductor.standalone_compile"], "FakeTensorMode", return_value=mode):
             special = standalone(piece, one, "from_example_inputs", aot=aot)
         if not aot:
             for shape, compiled in ((None, general), (ONE, special)):
@@ -285,7 +284,7 @@ def sglang(folder: Path, model: Model, tokens: torch.Tensor) -> torch.Tensor:
         with contextlib.ExitStack() as stack:
             for name in (f"{fx}._get_shape_env", f"{aot}.AOTAutogradCache._get_shape_env"):
                 stack.enter_context(mock.patch(name, AnyShape))
-            stack.enter_context(mock.patch(f"{fx}._check_can_cache", lambda *_args, **_kwargs: None))
+            stack.enter_context(mock.patch(f"{fx}._check_can_cache", return_value=None))
             stack.enter_context(torch._dynamo.utils.get_metrics_context())
             stack.enter_context(inductor_config.patch(fx_graph_remote_cache=False))
             stack.enter_context(functorch_config.patch(enable_autograd_cache=False, enable_remote_autograd_cache=False))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tritonsync.messages import warn_once
+from tritonsync.plugins.collectives import collectives_of
 from tritonsync.plugins.edge import edge
 from tritonsync.session import session
 from tritonsync.session.session import GraphLookup, Value
@@ -100,7 +101,25 @@ class GraphCaches:
 @edge(None)
 def _begin(cache: str, key: str) -> GraphLookup | None:
     now, kind = session.current(), _KINDS.get(cache)
-    return None if now is None or kind is None else now.look_up(kind, key)
+    if now is None or kind is None:
+        return None
+    lookup = now.look_up(kind, key)
+    # torch's own candidates go on as ever, but for those of other ranks.
+    lookup.is_done = _is_nonce(key) or _must_agree(now, kind)
+    return lookup
+
+
+def _is_nonce(key: str) -> bool:
+    """Whether torch, which could not work out a key, has made up a number (autograd_cache.py, `aot_compile` alone)."""
+    return not key.startswith(("a", "f"))
+
+
+def _must_agree(now: session.Session, kind: str) -> bool:
+    setting = collectives_of(kind, now.host.rank())
+    if setting is not None:
+        message = "the bucket is left alone: ranks talk to each other while they compile, by %s"
+        warn_once(log, "collectives", message, setting)
+    return setting is not None
 
 
 @edge(None)
@@ -154,5 +173,5 @@ def _made(content: bytes) -> None:
 @edge(None)
 def _written(kind: str, key: str, content: bytes) -> None:
     now = session.current()
-    if now is not None:
+    if now is not None and not _is_nonce(key) and not _must_agree(now, kind):
         now.enqueue_value(kind, key, bytes(content))
