@@ -81,6 +81,9 @@ def activate() -> None:
         name_speaker()
         log.warning("stays off\n%s", traceback_of(exc))
         return
+    if settings.url is not None and settings.force_disable_caches and not is_helper(sys.argv):
+        name_speaker()
+        log.warning("stays off: TORCHINDUCTOR_FORCE_DISABLE_CACHES turns torch's caches off")
     if settings.is_active or settings.report_dir is not None:
         try:
             _activate(settings)

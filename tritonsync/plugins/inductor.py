@@ -92,6 +92,7 @@ def patch_codecache(codecache: Any) -> None:  # noqa: ANN401
             extern_libs_key=_extern_libs_key,
             rank=_rank,
             has_custom_passes=_has_custom_passes,
+            switched_off=_switched_off,
         )
     )
 
@@ -285,6 +286,15 @@ def _has_custom_passes() -> bool:
     from torch._inductor import config
 
     return any(getattr(config, name, None) for name in _CUSTOM_PASSES)
+
+
+def _switched_off() -> str | None:
+    """Return the setting by which torch looks into no cache (torch/_inductor/compile_fx.py, 2.11 to 2.14)."""
+    from torch._inductor import config
+
+    if config.force_disable_caches:
+        return "torch._inductor.config.force_disable_caches"
+    return None if config.fx_graph_cache else "torch._inductor.config.fx_graph_cache"
 
 
 def _environment() -> Environment:

@@ -112,6 +112,7 @@ class Incoming:
         self._damaged: set[tuple[str, str, str]] = set()
         self._autotune: dict[tuple[str, str], set[str]] = {}
         self._brought: dict[tuple[str, str], dict[str, Manifest]] = {}
+        self._ahead: dict[tuple[str, str], Path] = {}
 
     def fetch(self, kind: str, key: str, seen: Collection[str]) -> Arrival:
         """Let the program wait, within its budget, until values of a key are here; trouble of any kind brings none.
@@ -152,9 +153,18 @@ class Incoming:
         for entry in mine[:MAX_AHEAD]:
             if entry.kind in ("aot_autograd", "fx_graph") and self._is_wanted(entry.kind, entry.key):
                 wanted.setdefault((entry.kind, entry.key), set()).add(entry.variant)
+        folder = self._context.host().caches().inductor
+        with self._lock:
+            self._ahead.update(dict.fromkeys(wanted, folder))
         planned = {self._in_background(kind, key, frozenset(names)) for (kind, key), names in wanted.items()}
         if planned:
             in_parallel(lambda fetch: fetch.run(times.BACKGROUND_S), planned, AHEAD_AT_ONCE)
+
+    def fetched_ahead(self) -> Mapping[tuple[str, str], tuple[Path, Manifest]]:
+        """Return, by kind and key, what `fetch_ahead` brought: into which Inductor folder, and a manifest of it."""
+        with self._lock:
+            brought = {graph: (folder, self._brought.get(graph)) for graph, folder in self._ahead.items()}
+            return {graph: (folder, next(iter(of.values()))) for graph, (folder, of) in brought.items() if of}
 
     def came_from_bucket(self, kind: str, key: str) -> Mapping[str, Manifest]:
         """Return the manifests of what this process brought here for a key, by variant."""

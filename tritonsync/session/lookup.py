@@ -39,10 +39,25 @@ class GraphLookups:
         self.context, self.incoming, self.record = context, incoming, record
         # Without locks, which a fork could leave locked: each change is one assignment.
         self._offered: dict[tuple[str, str], frozenset[str]] = {}
+        self._used: frozenset[tuple[str, str]] = frozenset()
 
     def begin(self, kind: str, key: str) -> GraphLookup:
         """Begin a lookup of torch; what is being fetched of this key is in this host's caches afterwards."""
         return GraphLookup(self, kind, key, self.incoming.settled_names(kind, key))
+
+    @property
+    def asked(self) -> frozenset[tuple[str, str]]:
+        """Kind and key of each value that torch asked for."""
+        return frozenset(self._offered)
+
+    @property
+    def used(self) -> frozenset[tuple[str, str]]:
+        """Kind and key of each value that torch took."""
+        return self._used
+
+    def note_used(self, kind: str, key: str) -> None:
+        """Note that torch took a value."""
+        self._used |= {(kind, key)}
 
     def offered(self, kind: str, key: str) -> frozenset[str]:
         """Return the file names of the values that torch was offered under a key."""
@@ -122,6 +137,7 @@ class GraphLookup:
             value: as it came from `more`; None if torch found it in its own folder.
         """
         lookups, counters = self._lookups, self._lookups.context.counters
+        lookups.note_used(self.kind, self.key)
         manifests: list[Manifest] = (
             [value.manifest]
             if value is not None and value.manifest is not None

@@ -36,12 +36,13 @@ from tritonsync.session.context import Connection, Context, Host, plain_host
 from tritonsync.session.counters import Counters, Counts
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
-from tritonsync.session.notices import say_counts, say_who_is_trusted
+from tritonsync.session.notices import say_counts, say_unused, say_who_is_trusted
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.plain_kernels import PlainKernels
 from tritonsync.session.precompiled import Precompiled
 from tritonsync.session.process import at_end
 from tritonsync.session.sigterm import at_sigterm
+from tritonsync.session.unused import why_unused
 from tritonsync.session.waits import Waits
 from tritonsync.session.workload import WorkloadRecord, entries_of, program_name
 from tritonsync.settings import Settings
@@ -288,6 +289,8 @@ class Session:
             say_counts(quiet, None, self.counts, self.stats)
         else:
             say_counts(self.settings, self._record.name, self.counts, self.stats)
+            ahead = self._incoming.fetched_ahead()
+            say_unused(self.settings, why_unused(ahead, self._lookups, self.counts.misses, lambda: self.host))
 
     # ---- in the background ------------------------------------------------------------------------------------------
 
