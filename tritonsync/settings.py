@@ -65,6 +65,7 @@ class Settings:
         metrics: the file that each process adds its counters to at its end: `.prom`, or JSON lines; None: none.
         backend_autoload: whether `import torch` loads plugins by itself.
         precompile: keep what Dynamo makes of functions too, and start without tracing them.
+        vllm_artifact: carry what vLLM makes of a whole model too.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
         rank: what the launcher of a distributed job (torchrun and others) calls this process; None: there is none.
         world_size: how many processes it has started.
@@ -91,6 +92,7 @@ class Settings:
     metrics: str | None = None
     backend_autoload: bool = True
     precompile: bool = False
+    vllm_artifact: bool = False
     report_dir: str | None = None
     rank: int | None = None
     world_size: int | None = None
@@ -245,6 +247,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "metrics": ("TRITONSYNC_METRICS", _text),
     "backend_autoload": ("TORCH_DEVICE_BACKEND_AUTOLOAD", _torch_switch),
     "precompile": ("TRITONSYNC_PRECOMPILE", _switch),
+    "vllm_artifact": ("TRITONSYNC_VLLM_ARTIFACT", _switch),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
     "rank": ("RANK", _count),
     "world_size": ("WORLD_SIZE", _count),

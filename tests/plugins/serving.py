@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import importlib.metadata
 import os
 import pickle
 import sys
@@ -31,6 +32,11 @@ import torch
 import torch.distributed as dist
 
 from tests.plugins.programs import counters, finish
+
+#: What stands for the package vLLM; a test may install it elsewhere.
+sys.path.insert(0, os.environ.get("VLLM_SITE", str(Path(__file__).with_name("standin"))))
+from vllm.compilation import caching, decorators  # isort: skip
+from vllm.config import VllmConfig  # isort: skip
 
 import torch._inductor.config as inductor_config  # isort: skip
 import torch._functorch.config as functorch_config  # isort: skip
@@ -138,7 +144,7 @@ def cache_folder(base: Path) -> None:
 class WholeModel(SerializableCallable):
     """What the backend returns: the split graph with its compiled pieces, which can be saved and loaded."""
 
-    def __init__(self, graph: bytes, artifacts: dict[str, bytes], call) -> None:
+    def __init__(self, graph: bytes, artifacts: caching.StandaloneCompiledArtifacts, call) -> None:
         self.graph, self.artifacts, self.call = graph, artifacts, call
 
     def __call__(self, *args):
@@ -152,8 +158,9 @@ class WholeModel(SerializableCallable):
     def deserialize_compile_artifacts(cls, data: bytes):
         graph, artifacts = pickle.loads(data)
         pieces = GraphPickler.loads(graph, FakeTensorMode(shape_env=ShapeEnv()))
-        for name, (returns_tuple, artifact) in artifacts.items():
-            piece = tuple(AOTCompiledArtifact.deserialize(each) for each in artifact)
+        for name, saved_piece in artifacts.submodule_bytes.items():
+            returns_tuple, shapes = pickle.loads(saved_piece)
+            piece = tuple(AOTCompiledArtifact.deserialize(each) for each in shapes)
             pieces.__dict__[name] = functools.partial(unpacked, piece, returns_tuple)
         pieces.recompile()
         return cls(graph, artifacts, pieces)
@@ -175,8 +182,8 @@ def standalone(piece, arguments, dynamic_shapes: str, *, aot: bool):
     )
 
 
-def vllm_backend(base: Path, *, aot: bool):
-    """Return the backend that Dynamo is given; `base` is the folder of this rank."""
+def vllm_backend(base: Path, *, aot: bool, eager: bool = False):
+    """Return the backend that Dynamo is given; `base` is the folder of this rank. `eager`: it compiles no piece."""
 
     def compile_piece(name, piece, _args):
         general = standalone(piece, fake_arguments(piece), "from_graph", aot=aot)
@@ -202,6 +209,7 @@ def vllm_backend(base: Path, *, aot: bool):
         if not aot:
             cache_folder(base)
         pieces, names = split(graph)
+        names = [] if eager else names
         original = copy.deepcopy(pieces)
         fakes = fake_arguments(graph)
         with functorch_config.patch({} if aot else {"bundled_autograd_cache": False}):
@@ -212,32 +220,33 @@ def vllm_backend(base: Path, *, aot: bool):
             node.meta.pop("source_fn_stack", None)
             node.meta.pop("nn_module_stack", None)
         with functorch_config.patch("bundled_autograd_cache", True):
-            made = {name: pieces.__dict__[name].args for name in names}
-            artifacts = {name: (many, [each.serialize() for each in piece]) for name, (piece, many) in made.items()}
+            artifacts = caching.StandaloneCompiledArtifacts()
+            for name in names:
+                piece, returns_tuple = pieces.__dict__[name].args
+                artifacts.submodule_bytes[name] = pickle.dumps((returns_tuple, [each.serialize() for each in piece]))
         return WholeModel(GraphPickler.dumps(original, Options(ops_filter=None)), artifacts, pieces)
 
     return backend
 
 
-def vllm(folder: Path, model: Model, tokens: torch.Tensor) -> torch.Tensor:
+def vllm(folder: Path, model: Model, tokens: torch.Tensor, *, eager: bool = False) -> torch.Tensor:
     """Call a model for the first time."""
+    model.vllm_config.parallel_config.rank = rank()
+    for plugin in importlib.metadata.entry_points(group="vllm.general_plugins"):
+        plugin.load()()
     base = folder / "torch_compile_cache" / "torch_aot_compile" / "0123456789abcdef"
     cache_folder(base)
     artifact = base / f"rank_{rank()}_0" / "model"
-    try:
-        with artifact.open("rb") as file:
-            loaded = torch.compiler.load_compiled_function(file, f_globals=Model.forward.__globals__)
-        loaded.disable_guard_check()
+    loaded = decorators._try_load_aot_compiled_fn(model, str(artifact))
+    if loaded is not None:
         return loaded(model, tokens)
-    except FileNotFoundError:
-        pass
     torch._dynamo.mark_dynamic(tokens, 0)
     with torch._dynamo.config.patch(enable_aot_compile=True):
         compiled = torch.compile(
             model.forward,
             fullgraph=True,
             dynamic=False,
-            backend=vllm_backend(artifact.parent, aot=True),
+            backend=vllm_backend(artifact.parent, aot=True, eager=eager),
             options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
         )
     made = compiled.aot_compile(((tokens,), {}))
@@ -245,6 +254,11 @@ def vllm(folder: Path, model: Model, tokens: torch.Tensor) -> torch.Tensor:
     made.save_compiled_function(f"{artifact}.{os.getpid()}.tmp")
     Path(f"{artifact}.{os.getpid()}.tmp").replace(artifact)
     return made(model, tokens)
+
+
+def vllm_eager(folder: Path, model: Model, tokens: torch.Tensor) -> torch.Tensor:
+    """Make an artifact without any compiled piece, as vLLM did more than once (vllm 56879)."""
+    return vllm(folder, model, tokens, eager=True)
 
 
 def saved(folder: Path, model: Model, tokens: torch.Tensor) -> torch.Tensor:
@@ -311,7 +325,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def main(name: str, folder: str) -> None:
+def main(name: str, folder: str, speculative_tokens: str = "0") -> None:
     if "RENDEZVOUS" in os.environ:
         dist.init_process_group(
             "gloo",
@@ -320,6 +334,8 @@ def main(name: str, folder: str) -> None:
             world_size=int(os.environ["WORLD_SIZE"]),
         )
     model = Model()
+    model.vllm_config = VllmConfig(instance_id=str(os.getpid()))
+    model.vllm_config.speculative_config.num_speculative_tokens = int(speculative_tokens)
     tokens = torch.arange(float(4 * WIDTH)).reshape(4, WIDTH) + rank()
     expected = model(tokens)
     before = counters()

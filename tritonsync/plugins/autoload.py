@@ -1,4 +1,6 @@
-"""The `torch.backends` entry point: runs at the end of every `import torch`, and must not be noticed there.
+"""The entry point: runs at the end of every `import torch` (`torch.backends`), and must not be noticed there.
+
+vLLM calls it as well, in each of its processes (`vllm.general_plugins`): it may run any number of times.
 
 It imports nothing but the standard library and the settings, and does nothing at all without TRITONSYNC_URL. With one
 it waits, by a finder on `sys.meta_path`, for the modules of torch and Triton that plugins plug into, and makes first
@@ -44,8 +46,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "torch._dynamo.eval_frame": ("tritonsync.plugins.precompile:patch_eval_frame",),
     "torch._dynamo.guards": ("tritonsync.plugins.precompile:patch_guards",),
     "torch._dynamo.output_graph": ("tritonsync.plugins.precompile:patch_output_graph",),
+    "torch._dynamo.aot_compile": ("tritonsync.plugins.vllm:patch_aot_compile",),
     "torch._dynamo.package": ("tritonsync.plugins.precompile:patch_package",),
     "triton.runtime.cache": ("tritonsync.plugins.triton:install",),
+    "vllm.compilation.caching": ("tritonsync.plugins.vllm:patch_caching",),
+    "vllm.compilation.decorators": ("tritonsync.plugins.vllm:patch_decorators",),
 }
 #: The same for runs that are watched (`tritonsync run`).
 WATCH_HOOKS: dict[str, tuple[str, ...]] = {
@@ -65,6 +70,7 @@ _PLUGINS = (
     "tritonsync.plugins.precompile",
     "tritonsync.plugins.inductor",
     "tritonsync.plugins.triton",
+    "tritonsync.plugins.vllm",
     "tritonsync.watch.observer",
 )
 
