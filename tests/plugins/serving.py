@@ -47,7 +47,7 @@ from torch.fx._graph_pickler import GraphPickler, Options  # isort: skip
 from torch.fx.experimental.symbolic_shapes import ShapeEnv  # isort: skip
 from torch.fx.passes.split_module import split_module  # isort: skip
 
-LAYERS = 3
+LAYERS = 2
 WIDTH = 8
 #: The number of tokens for which graphs are compiled of their own.
 ONE = 4

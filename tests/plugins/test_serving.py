@@ -31,13 +31,12 @@ def test_a_second_replica_compiles_nothing(server: Worker, tmp_path: Path, progr
     first = server.run(program, tmp_path / "first", bucket=bucket, TRITONSYNC_STRICT="1")
     assert first.compiled
     assert kinds_in(bucket) == PROGRAMS[program]
-    # With the record of the first one, by which all is fetched before that folder is chosen, and without.
-    for workload in ("serving", "without-a-record"):
-        folder = tmp_path / workload
-        second = server.run(program, folder, bucket=bucket, TRITONSYNC_STRICT="1", TRITONSYNC_WORKLOAD=workload)
-        assert second.compiled == []
-        assert (second.counts["misses"], second.counts["bytes_up"] > 10_000) == (0, False)
-        assert second.out["numbers"] == first.out["numbers"]
+    # By the record of the first one, all is fetched before that folder is chosen.
+    folder = tmp_path / "second"
+    second = server.run(program, folder, bucket=bucket, TRITONSYNC_STRICT="1")
+    assert second.compiled == []
+    assert second.counts["misses"] == 0
+    assert second.out["numbers"] == first.out["numbers"]
     if program == "vllm":
         # What it saved as a whole is sound, though its pieces came from the bucket.
         again = server.run(program, folder)
@@ -45,7 +44,7 @@ def test_a_second_replica_compiles_nothing(server: Worker, tmp_path: Path, progr
         assert again.out["numbers"] == first.out["numbers"]
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", ["vllm", "sglang"])
 def test_the_ranks_of_a_second_job_compile_nothing(server: Worker, tmp_path: Path, program: str) -> None:
     """Each rank of a tensor-parallel job makes the same calls, at the same time, with a folder that all share."""
 
@@ -55,6 +54,8 @@ def test_the_ranks_of_a_second_job_compile_nothing(server: Worker, tmp_path: Pat
                 program,
                 tmp_path / f"job-{number}",
                 bucket=tmp_path / "bucket",
+                # No record: each graph is fetched when it is asked for.
+                TRITONSYNC_WORKLOAD=f"job-{number}",
                 RANK=str(rank),
                 WORLD_SIZE=str(WORLD),
                 RENDEZVOUS=str(tmp_path / f"rendezvous-{number}"),

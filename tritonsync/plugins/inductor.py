@@ -1,7 +1,7 @@
 """torch.compile: plugs the session into Inductor's caches. Only this file and `precompile*` import torch.
 
 Each `patch_*` function is called with a module of torch once that is imported. What they rely on was read in torch
-2.11, 2.13, 2.14 and 2.15; where a signature differs, all of it is taken back, with one warning, and torch works as ever.
+2.11 and 2.13 to 2.15; where a signature differs, all of it is taken back, with one warning, and torch works as ever.
 
 torch's own switches for remote caches stay off: they are part of the AOTAutograd key.
 """
