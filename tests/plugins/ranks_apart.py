@@ -40,13 +40,13 @@ def main(rank: int, world: int, folder: Path) -> None:
     dist.barrier()
     told["apart"] = job(folder / "bucket", folder / f"apart-{rank}", compiled)
 
-    # The partitioner asks the other ranks now. Rank 1 has an empty bucket in the second job.
+    # The partitioner talks to the other ranks now. Rank 1 has an empty bucket in the second job.
     torch._functorch.config._sync_decision_cross_ranks = True
     train = {"step": lambda: torch.tensor(step())}
     told["step"] = sum(train["step"]().tolist())
-    told["asking"] = job(folder / "asked", folder / f"asking-{rank}", train)
-    bucket = folder / ("asked" if rank == 0 else "empty")
-    told["asking apart"] = job(bucket, folder / f"asking-apart-{rank}", train)
+    told["talking"] = job(folder / "talked", folder / f"talking-{rank}", train)
+    bucket = folder / ("talked" if rank == 0 else "empty")
+    told["talking apart"] = job(bucket, folder / f"talking-apart-{rank}", train)
     print(json.dumps(told), flush=True)
     dist.destroy_process_group()
 

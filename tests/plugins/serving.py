@@ -6,7 +6,7 @@ their wheels (vllm 0.33.0: `vllm/compilation/` decorators, backends, piecewise_b
 sglang 0.5.23: `sglang/srt/compilation/` backend and compiler_interface):
 
     vllm      the cache folder is chosen inside the first call; the graph is split at attention; each piece goes
-              through `standalone_compile(aot=True)`, once for any number of tokens and once for one; what comes out is
+              through `standalone_compile(aot=True)`, for any number of tokens, and for one number; what comes out is
               one artifact, saved by `save_compiled_function` and loaded where it is there (vLLM's default since 2.12)
     saved     the pieces go through `standalone_compile` without `aot`, and are saved one file each (as with
               VLLM_USE_MEGA_AOT_ARTIFACT=0 and VLLM_USE_AOT_COMPILE=0)
@@ -257,7 +257,7 @@ def vllm(folder: Path, model: Model, tokens: torch.Tensor, *, eager: bool = Fals
 
 
 def vllm_eager(folder: Path, model: Model, tokens: torch.Tensor) -> torch.Tensor:
-    """Make an artifact without any compiled piece, as vLLM did more than once (vllm 56879)."""
+    """Make an artifact without any compiled piece, as vLLM did (vllm 56879)."""
     return vllm(folder, model, tokens, eager=True)
 
 

@@ -24,7 +24,7 @@ def told(folder: Path, worker: Worker) -> list[Mapping[str, Any]]:
 
 
 def test_a_rank_whose_entry_was_deleted_compiles_while_the_other_hits(told: list[Mapping[str, Any]]) -> None:
-    """Torch compiles without asking the other ranks, so it does not matter who hits."""
+    """Torch compiles without a word from the other ranks, so it does not matter who hits."""
     assert told[1]["removed"] > 0
     for rank in told:
         assert {name: computed for name, (computed, _) in rank["apart"].items()} == pytest.approx(rank["eager"])
@@ -32,11 +32,11 @@ def test_a_rank_whose_entry_was_deleted_compiles_while_the_other_hits(told: list
     assert hits == [{"stays": 1, "reduced": 1, "plain": 1}, {"stays": 0, "reduced": 0, "plain": 1}]
 
 
-def test_where_ranks_ask_each_other_while_they_compile_none_gets_a_hit(
+def test_where_ranks_talk_to_each_other_while_they_compile_none_gets_a_hit(
     told: list[Mapping[str, Any]], folder: Path
 ) -> None:
     """Otherwise the rank that misses would wait for an answer of the one that does not compile."""
     for rank in told:
-        for job in ("asking", "asking apart"):
+        for job in ("talking", "talking apart"):
             assert rank[job] == {"step": [rank["step"], 0]}
-    assert not (folder / "asked" / "bundles" / "aot_autograd").exists()
+    assert not (folder / "talked" / "bundles" / "aot_autograd").exists()

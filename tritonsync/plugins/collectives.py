@@ -6,7 +6,7 @@ none. Where a setting makes it run some, no rank is given a result of the bucket
 they compile is not published either, or a later job would find it here. The settings are part of torch's keys.
 
 Read in torch/_inductor (scheduler.py and comms.py; fx_passes/overlap_scheduling.py and spmd_check.py;
-distributed_autotune.py), torch/_functorch/partitioners.py and torch/_dynamo/output_graph.py of 2.13 and 2.14. Not
+distributed_autotune.py), torch/_functorch/partitioners.py and torch/_dynamo/output_graph.py of 2.11, 2.13 and 2.14. Not
 covered, since no setting tells: the autotuning of a custom operator that holds a collective, which gives up by itself
 (`collective_benchmark_timeout`). Left to torch, too, is what its own folders hold.
 """

@@ -1,7 +1,7 @@
 """vLLM: carries the artifact that it makes of a whole model, where that is asked for (`TRITONSYNC_VLLM_ARTIFACT=1`).
 
 vLLM keeps one file for each rank, `<VLLM_CACHE_ROOT>/torch_compile_cache/torch_aot_compile/<hash>/rank_<r>_<d>/model`,
-and loads it without asking torch, which spares Dynamo and the splitting of the graph (vllm/compilation, 0.33.0):
+and loads it without torch's caches, which spares Dynamo and the splitting of the graph (vllm/compilation, 0.33.0):
 
     decorators._try_load_aot_compiled_fn            looks for the file; ours is put there first if there is none
     torch's AOTCompiledFunction.save_compiled_function   writes it; what was looked for in vain is published

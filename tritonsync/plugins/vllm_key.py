@@ -1,9 +1,9 @@
 """The key of the artifact that vLLM makes of a model: all that it was told, and all that it may have burnt in.
 
-vLLM's own hash leaves out what it takes to be without effect on the graph, and was wrong about it more than once: the
-number of speculative tokens (vllm 53366), limits of multimodal inputs (50891), the index of the device (SkyRL 2183),
-paths (52154, 47573). On one host that is one wrong artifact; in a bucket it would be everybody's. So everything counts
-here but what differs between equal replicas, and where something cannot be told apart, there is no key.
+vLLM's own hash leaves out what it takes to be without effect on the graph, and was wrong about some of it: the number
+of speculative tokens (vllm 53366), limits of multimodal inputs (50891), the index of the device (SkyRL 2183), paths
+(52154, 47573). On one host that is one wrong artifact; in a bucket it would be everybody's. So everything counts here
+but what differs between equal replicas, and where something cannot be told apart, there is no key.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class Incoming:
             in_parallel(lambda fetch: fetch.run(times.BACKGROUND_S), planned, AHEAD_AT_ONCE)
 
     def _follow(self) -> None:
-        """At the first lookup: fetch ahead once more if the program has chosen another folder meanwhile, a new one.
+        """At the first lookup: fetch ahead again if the program has chosen another folder meanwhile, a new one.
 
         vLLM and SGLang do so inside the first call, long after their plugins were loaded. A folder with graphs in it is
         left as it is: it may be a saved artifact, to which torch turns for a moment (`temporary_cache_dir`).
