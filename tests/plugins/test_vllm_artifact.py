@@ -39,8 +39,10 @@ def serve(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
     def run(*arguments: object, program: str = "vllm", bucket: str = "bucket", **variables: str) -> Done:
         shutil.rmtree(folder / "cache", ignore_errors=True)
-        variables = {"TRITONSYNC_VLLM_ARTIFACT": "1", "VLLM_SITE": str(site), "TRITONSYNC_STRICT": "1"} | variables
-        done = server.run(program, folder / "cache", *arguments, bucket=folder / bucket, **variables)
+        usual = {"TRITONSYNC_VLLM_ARTIFACT": "1", "VLLM_SITE": str(site), "TRITONSYNC_STRICT": "1"}
+        process = server.start(program, folder / "cache", *arguments, bucket=folder / bucket, **(usual | variables))  # type: ignore[arg-type]
+        done = server.end(*process)
+        assert done.code == 0, done.err
         assert (folder / "cache" / ARTIFACT).is_file()
         done.out["artifacts"] = len(RawBucket(str(folder / bucket)).names("^bundles/dynamo/.*/manifest.json"))
         return done

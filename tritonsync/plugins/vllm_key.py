@@ -120,7 +120,7 @@ def _described(value: Any, name: str, above: tuple[int, ...]) -> Any:  # noqa: A
     fields = _fields(value, name)
     if fields is None:
         return digest_of(value)
-    left_out = _OF_A_REPLICA.get(type(value).__name__, frozenset())
+    left_out = _OF_A_REPLICA.get(type(value).__name__, set())
     described = {key: _described(item, f"{name}.{key}", above) for key, item in fields.items() if key not in left_out}
     return [type(value).__qualname__, sorted(described.items())]
 
