@@ -16,8 +16,9 @@ from typing import Any
 import torch
 import torch._functorch.config
 import torch.distributed as dist
+import torch.distributed._functional_collectives as collectives
 
-from tests.plugins.programs import step
+from tests.plugins.programs import weight
 from tests.plugins.ranks import cases, job, number
 
 
@@ -27,6 +28,20 @@ def remove_what_is_of(rank: int, world: int, bucket: Path) -> int:
     for variant in found:
         shutil.rmtree(variant)
     return len(found)
+
+
+def train(compiler: Callable[..., Any]) -> torch.Tensor:
+    """One step with a collective in its graph: for such graphs the partitioner talks to the other ranks."""
+    x, w = torch.arange(64.0).reshape(8, 8).requires_grad_(), weight()
+
+    def forward(t: torch.Tensor) -> torch.Tensor:
+        y = torch.mm(t, w)
+        return torch.mm(y, collectives.all_reduce(y.detach(), "sum", dist.group.WORLD))
+
+    out = compiler(forward)(x)
+    out.backward(torch.ones_like(out))
+    assert x.grad is not None
+    return out.detach().sum() + x.grad.sum()
 
 
 def main(rank: int, world: int, folder: Path) -> None:
@@ -42,11 +57,11 @@ def main(rank: int, world: int, folder: Path) -> None:
 
     # The partitioner talks to the other ranks now. Rank 1 has an empty bucket in the second job.
     torch._functorch.config._sync_decision_cross_ranks = True
-    train = {"step": lambda: torch.tensor(step())}
-    told["step"] = sum(train["step"]().tolist())
-    told["talking"] = job(folder / "talked", folder / f"talking-{rank}", train)
+    trained: dict[str, Callable[[], Any]] = {"train": lambda: train(torch.compile)}
+    told["train"] = number(train(lambda function: function))
+    told["talking"] = job(folder / "talked", folder / f"talking-{rank}", trained)
     bucket = folder / ("talked" if rank == 0 else "empty")
-    told["talking apart"] = job(bucket, folder / f"talking-apart-{rank}", train)
+    told["talking apart"] = job(bucket, folder / f"talking-apart-{rank}", trained)
     print(json.dumps(told), flush=True)
     dist.destroy_process_group()
 
