@@ -39,6 +39,7 @@ UNDOCUMENTED = {
     "TRITONSYNC_NAMESPACE": "in the text below it",
     "TRITONSYNC_QUIET": "in the text below it",
     "TRITONSYNC_STRICT": "for tests",
+    "TRITONSYNC_VLLM_ARTIFACT": "in the section on serving",
     "TRITONSYNC_REPORT_DIR": "set by `tritonsync run` for its child",
 }
 

@@ -115,6 +115,39 @@ def test_a_stopped_neighbour_does_not_use_up_the_budget(h200_vit: Path, tmp_path
     assert now.counts.published == 1
 
 
+def test_what_is_fetched_ahead_follows_the_program_to_another_folder(h200_vit: Path, tmp_path: Path) -> None:
+    """A program that chooses its cache folder late has all of it there, and not only what it has asked for so far."""
+    bucket, before, after = tmp_path / "bucket", tmp_path / "before", tmp_path / "after"
+    with RawBucket(str(bucket)) as raw:
+        push_module.push(raw.store(), LocalCaches.at(h200_vit), h200_vit / "triton", "w")
+        found = {
+            (name.split("/")[1], name.split("/")[2]) for name in raw.names("^bundles/(aot|fx)[^/]*/[^/]*/default/")
+        }
+    now = session(str(bucket), before)
+    now._incoming.fetch_ahead([WorkloadEntry(kind=kind, key=key, variant="default") for kind, key in sorted(found)])
+    assert (before / "fxgraph").is_dir()
+    now.host = plain_host(dataclasses.replace(now.settings, inductor_dir=str(after)))
+    assert {kind for kind, _ in found} == {"aot_autograd", "fx_graph"}
+    [key] = [key for kind, key in found if kind == "aot_autograd"]
+    now.look_up("aot_autograd", key)
+    wait_until(lambda: bool(list(after.glob("fxgraph/*/*/*")) and list(after.glob("aotautograd/*/*"))))
+
+
+def test_a_folder_with_graphs_in_it_is_left_as_it_is(h200_vit: Path, tmp_path: Path) -> None:
+    """torch looks into saved artifacts as if they were its cache folder, and they must not grow."""
+    bucket, artifact = tmp_path / "bucket", tmp_path / "artifact"
+    with RawBucket(str(bucket)) as raw:
+        push_module.push(raw.store(), LocalCaches.at(h200_vit), h200_vit / "triton", "w")
+        [key] = {name.split("/")[2] for name in raw.names("^bundles/fx_graph/.*/default/")}
+    now = session(str(bucket), tmp_path / "inductor")
+    now._incoming.fetch_ahead([WorkloadEntry(kind="fx_graph", key=key, variant="default")])
+    (artifact / "aotautograd").mkdir(parents=True)
+    now.host = plain_host(dataclasses.replace(now.settings, inductor_dir=str(artifact)))
+    now.look_up("aot_autograd", "a" * 52)
+    assert now._incoming.under_way("fx_graph", key) is None
+    assert [path.name for path in artifact.iterdir()] == ["aotautograd"]
+
+
 def test_kernels_that_were_pushed_in_parts_come_ahead(
     compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

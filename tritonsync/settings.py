@@ -69,6 +69,7 @@ class Settings:
         backend_autoload: whether `import torch` loads plugins by itself.
         precompile: keep what Dynamo makes of functions too, and start without tracing them.
         bundles: cache folders of other libraries that travel, by the names of their presets (`local/presets.py`).
+        vllm_artifact: carry what vLLM makes of a whole model too.
         report_dir: where each process of a watched run (`tritonsync run`) writes what it compiled; None: not watched.
         notebook: the notebook that this process is the kernel of, as Jupyter says.
         rank: what the launcher of a distributed job (torchrun and others) calls this process; None: there is none.
@@ -98,6 +99,7 @@ class Settings:
     backend_autoload: bool = True
     precompile: bool = False
     bundles: tuple[str, ...] = ()
+    vllm_artifact: bool = False
     report_dir: str | None = None
     notebook: str | None = None
     rank: int | None = None
@@ -265,6 +267,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str, str], Any]]] = {
     "backend_autoload": ("TORCH_DEVICE_BACKEND_AUTOLOAD", _torch_switch),
     "precompile": ("TRITONSYNC_PRECOMPILE", _switch),
     "bundles": ("TRITONSYNC_BUNDLES", _names),
+    "vllm_artifact": ("TRITONSYNC_VLLM_ARTIFACT", _switch),
     "report_dir": ("TRITONSYNC_REPORT_DIR", _text),
     # jupyter_server/services/sessions/sessionmanager.py, get_kernel_env: the notebook's path.
     "notebook": ("JPY_SESSION_NAME", _text),

@@ -150,9 +150,9 @@ class Worker:
 def entry_points() -> str:
     """Return the entry points of pyproject.toml as an installer writes them."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'^\[project\.entry-points\."(.+)"\]\n((?:\w+ = ".+"\n)+)', text, re.MULTILINE)
-    assert found is not None
-    return f"[{found[1]}]\n{found[2]}".replace('"', "")
+    found = re.findall(r'^\[project\.entry-points\."(.+)"\]\n((?:\w+ = ".+"\n)+)', text, re.MULTILINE)
+    assert found
+    return "\n".join(f"[{group}]\n{points}" for group, points in found).replace('"', "")
 
 
 @pytest.fixture(scope="session")

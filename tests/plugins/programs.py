@@ -107,6 +107,14 @@ def bundled() -> None:
     finish(step())
 
 
+def uncached() -> None:
+    """Compile with torch's graph cache switched off, by the program itself."""
+    import torch._inductor.config
+
+    torch._inductor.config.fx_graph_cache = False
+    finish(step())
+
+
 def mega_save(path: str) -> None:
     numbers = step()
     artifacts = torch.compiler.save_cache_artifacts()

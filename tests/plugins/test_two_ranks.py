@@ -27,13 +27,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("ranks")
 
 
-@pytest.fixture(scope="module")
-def told(folder: Path, worker: Worker) -> list[Mapping[str, Any]]:
-    """What the ranks printed."""
+def run_ranks(program: Path, folder: Path, worker: Worker) -> list[Mapping[str, Any]]:
+    """Run a program as all ranks of a job, `python program <rank> <world> <folder>`; return what each printed."""
     environ = worker.environ(None, folder / "unused", PYTHONPATH=str(ROOT))
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(rank), str(WORLD), str(folder)],
+            [sys.executable, str(program), str(rank), str(WORLD), str(folder)],
             env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -49,6 +48,12 @@ def told(folder: Path, worker: Worker) -> list[Mapping[str, Any]]:
             rank.wait()
     assert [rank.returncode for rank in ranks] == [0] * WORLD, "\n".join(err[-2000:] for _, err in outputs)
     return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path, worker: Worker) -> list[Mapping[str, Any]]:
+    """What the ranks printed."""
+    return run_ranks(PROGRAM, folder, worker)
 
 
 def variants(folder: Path, kind: str) -> dict[str, list[str]]:

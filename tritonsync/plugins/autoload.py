@@ -1,5 +1,7 @@
 """Runs at the end of every `import torch`, unnoticed: `HOOKS` lists the modules that plugins patch, and with what.
 
+vLLM calls it as well, in each of its processes (`vllm.general_plugins`): it may run any number of times.
+
 It is the entry point in the group `torch.backends`, and imports nothing but the standard library and the settings. It
 does nothing at all without TRITONSYNC_URL. With one it waits, by a finder on `sys.meta_path`, for the modules of torch
 and Triton that plugins plug into, and connects to the bucket on a daemon thread. An exception here would make
@@ -45,8 +47,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "torch._dynamo.eval_frame": ("tritonsync.plugins.precompile:patch_eval_frame",),
     "torch._dynamo.guards": ("tritonsync.plugins.precompile:patch_guards",),
     "torch._dynamo.output_graph": ("tritonsync.plugins.precompile:patch_output_graph",),
+    "torch._dynamo.aot_compile": ("tritonsync.plugins.vllm:patch_aot_compile",),
     "torch._dynamo.package": ("tritonsync.plugins.precompile:patch_package",),
     "triton.runtime.cache": ("tritonsync.plugins.triton:install",),
+    "vllm.compilation.caching": ("tritonsync.plugins.vllm:patch_caching",),
+    "vllm.compilation.decorators": ("tritonsync.plugins.vllm:patch_decorators",),
 }
 #: The same for runs that are watched (`tritonsync run`).
 WATCH_HOOKS: dict[str, tuple[str, ...]] = {
@@ -66,6 +71,7 @@ _PLUGINS = (
     "tritonsync.plugins.precompile",
     "tritonsync.plugins.inductor",
     "tritonsync.plugins.triton",
+    "tritonsync.plugins.vllm",
     "tritonsync.watch.observer",
 )
 
@@ -82,6 +88,9 @@ def activate() -> None:
         name_speaker()
         log.warning("stays off\n%s", traceback_of(exc))
         return
+    if settings.url is not None and settings.force_disable_caches and not is_helper(sys.argv):
+        name_speaker()
+        log.warning("stays off: TORCHINDUCTOR_FORCE_DISABLE_CACHES turns torch's caches off")
     if settings.is_active or settings.report_dir is not None:
         try:
             _activate(settings)

@@ -1,7 +1,7 @@
 """Patches torch.compile, a function for each plug point. Only this file and `precompile*` import torch.
 
 Each `patch_*` function is called with a module of torch once that is imported. What they rely on was read in torch
-2.11, 2.13 and 2.15; where a signature differs, all of it is taken back, with one warning, and torch works as ever.
+2.11 and 2.13 to 2.15; where a signature differs, all of it is taken back, with one warning, and torch works as ever.
 
 torch's own switches for remote caches stay off: they are part of the AOTAutograd key.
 """
@@ -96,6 +96,7 @@ def patch_codecache(codecache: Any) -> None:  # noqa: ANN401
             extern_libs_key=_extern_libs_key,
             rank=_rank,
             has_custom_passes=_has_custom_passes,
+            switched_off=_switched_off,
         )
     )
 
@@ -289,6 +290,15 @@ def _has_custom_passes() -> bool:
     from torch._inductor import config
 
     return any(getattr(config, name, None) for name in _CUSTOM_PASSES)
+
+
+def _switched_off() -> str | None:
+    """Return the setting by which torch looks into no cache (torch/_inductor/compile_fx.py, 2.11 to 2.14)."""
+    from torch._inductor import config
+
+    if config.force_disable_caches:
+        return "torch._inductor.config.force_disable_caches"
+    return None if config.fx_graph_cache else "torch._inductor.config.fx_graph_cache"
 
 
 def _environment() -> Environment:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tritonsync.format.key_parts import files_in_traces
 from tritonsync.messages import warn_once
+from tritonsync.plugins.collectives import collectives_of
 from tritonsync.plugins.edge import edge, never_raise
 from tritonsync.session import session
 from tritonsync.session.session import GraphLookup, Value
@@ -130,8 +131,26 @@ class GraphCaches:
 def _begin(cache: str, key: str) -> GraphLookup | None:
     with never_raise("Session.look_up"):
         now, kind = session.current(), _KINDS.get(cache)
-        return None if now is None or kind is None else now.look_up(kind, key)
+        if now is None or kind is None:
+            return None
+        lookup = now.look_up(kind, key)
+        # torch's own candidates go on as ever, but for those of other ranks.
+        lookup.is_done = _is_nonce(key) or _must_agree(now, kind)
+        return lookup
     return None
+
+
+def _is_nonce(key: str) -> bool:
+    """Whether torch, which could not work out a key, has made up a number (autograd_cache.py, `aot_compile` alone)."""
+    return not key.startswith(("a", "f"))
+
+
+def _must_agree(now: session.Session, kind: str) -> bool:
+    setting = collectives_of(kind, now.host.rank())
+    if setting is not None:
+        message = "the bucket is left alone: ranks talk to each other while they compile, by %s"
+        warn_once(log, "collectives", message, setting)
+    return setting is not None
 
 
 def _is_for_another(lookup: GraphLookup, data: bytes) -> bool:
@@ -179,5 +198,5 @@ def _made(content: bytes) -> None:
 @edge(None)
 def _written(kind: str, key: str, content: bytes, sources: frozenset[str]) -> None:
     now = session.current()
-    if now is not None:
+    if now is not None and not _is_nonce(key) and not _must_agree(now, kind):
         now.enqueue_value(kind, key, bytes(content), sources)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tritonsync import times
+from tritonsync.plugins.collectives import collectives_of
 from tritonsync.plugins.digests import UnknownObjectError, digest_of_source, is_versioned
 from tritonsync.plugins.edge import UnknownProgramError, edge
 from tritonsync.plugins.precompile_ahead import may_serve, put_ahead, settle, take_out
@@ -192,6 +193,10 @@ def _look_up(context: Any, package: Any, wanted: Any, known: Function) -> None: 
         known.reason = "another function of this process has the same key"
         if _debug_get_precompile_entries(function.__code__):
             return  # what was loaded for that one serves this one as well
+    setting = collectives_of("dynamo", now.host.rank())
+    if setting is not None:
+        known.leave_out(f"the ranks of the job talk to each other while they compile, by {setting}")
+        return
     known.device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
     offers = now.precompiled(key)
     if is_in_place:

@@ -46,6 +46,7 @@ class Host:
         extern_libs_key: torch's key of the libdevice of this host; None where it has none (before 2.13).
         rank: of this process in its job; None where that is not known, and then no value of any rank is touched.
         has_custom_passes: whether torch has been given passes over graphs, which may embed the rank.
+        switched_off: the setting by which torch looks into no cache; None where it does.
     """
 
     caches: Callable[[], LocalCaches]
@@ -54,6 +55,7 @@ class Host:
     extern_libs_key: Callable[[], str | None] = lambda: None
     rank: Callable[[], Rank | None] = lambda: None
     has_custom_passes: Callable[[], bool] = lambda: False
+    switched_off: Callable[[], str | None] = lambda: None
 
 
 def plain_host(settings: Settings) -> Host:

@@ -118,6 +118,9 @@ class Incoming:
         self._damaged: set[tuple[str, str, str]] = set()
         self._autotune: dict[tuple[str, str], set[str]] = {}
         self._brought: dict[tuple[str, str], dict[str, Manifest]] = {}
+        self._ahead: dict[tuple[str, str], Path] = {}
+        self._ahead_entries: Sequence[WorkloadEntry] = ()
+        self._ahead_folder: Path | None = None
 
     def fetch(self, kind: str, key: str, seen: Collection[str]) -> Arrival:
         """Let the program wait, within its budget, until values of a key are here; trouble of any kind brings none.
@@ -131,6 +134,7 @@ class Incoming:
 
     def settled_names(self, kind: str, key: str) -> frozenset[str]:
         """Wait, within the budget, for a fetch of this key that is under way, and return what `names` then does."""
+        self._follow()
         fetch = self.under_way(kind, key)
         if fetch is not None:
             # One that is only planned would wait for its turn among the others: it is run here.
@@ -158,9 +162,31 @@ class Incoming:
         for entry in mine[:MAX_AHEAD]:
             if entry.kind in ("aot_autograd", "fx_graph") and self._is_wanted(entry.kind, entry.key):
                 wanted.setdefault((entry.kind, entry.key), set()).add(entry.variant)
+        folder = self._context.host().caches().inductor
+        with self._lock:
+            self._ahead.update(dict.fromkeys(wanted, folder))
+            self._ahead_entries, self._ahead_folder = entries, folder
         planned = {self._in_background(kind, key, frozenset(names)) for (kind, key), names in wanted.items()}
         if planned:
             in_parallel(lambda fetch: fetch.run(times.BACKGROUND_S), planned, AHEAD_AT_ONCE)
+
+    def _follow(self) -> None:
+        """At the first lookup: fetch ahead again if the program has chosen another folder meanwhile, a new one.
+
+        vLLM and SGLang do so inside the first call, long after their plugins were loaded. A folder with graphs in it is
+        left as it is: it may be a saved artifact, to which torch turns for a moment (`temporary_cache_dir`).
+        """
+        with self._lock:
+            before, self._ahead_folder = self._ahead_folder, None
+        folder = self._context.host().caches().inductor
+        if before not in (None, folder) and not any((folder / name).exists() for name in ("aotautograd", "fxgraph")):
+            start_thread(lambda: self.fetch_ahead(self._ahead_entries))
+
+    def fetched_ahead(self) -> Mapping[tuple[str, str], tuple[Path, Manifest]]:
+        """Return, by kind and key, what `fetch_ahead` brought: into which Inductor folder, and a manifest of it."""
+        with self._lock:
+            brought = {graph: (folder, self._brought.get(graph)) for graph, folder in self._ahead.items()}
+            return {graph: (folder, next(iter(of.values()))) for graph, (folder, of) in brought.items() if of}
 
     def came_from_bucket(self, kind: str, key: str) -> Mapping[str, Manifest]:
         """Return the manifests of what this process brought here for a key, by variant."""

@@ -40,6 +40,21 @@ class GraphLookups:
         self.context, self.incoming, self.record = context, incoming, record
         # Without locks, which a fork could leave locked: each change is one assignment.
         self._offered: dict[tuple[str, str], frozenset[str]] = {}
+        self._used: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def asked(self) -> frozenset[tuple[str, str]]:
+        """Kind and key of each value that torch asked for."""
+        return frozenset(self._offered)
+
+    @property
+    def used(self) -> frozenset[tuple[str, str]]:
+        """Kind and key of each value that torch took."""
+        return self._used
+
+    def note_used(self, kind: str, key: str) -> None:
+        """Note that torch took a value."""
+        self._used |= {(kind, key)}
 
     def offered(self, kind: str, key: str) -> frozenset[str]:
         """Return the file names of the values that torch was offered under a key, in lookups that have ended."""
@@ -117,6 +132,7 @@ class GraphLookup:
         """
         self._note_offered()
         lookups, counters = self.lookups, self.lookups.context.counters
+        lookups.note_used(self.kind, self.key)
         manifests: list[Manifest] = (
             [value.manifest]
             if value is not None and value.manifest is not None

@@ -22,7 +22,7 @@ from tritonsync.store.trust import notice_of_trust
 from tritonsync.watch.metrics import feed_meters, measured, write_metrics
 from tritonsync.watch.report import Reporter
 
-__all__ = ["facts_for_report", "say_counts", "say_who_is_trusted"]
+__all__ = ["facts_for_report", "say_counts", "say_unused", "say_who_is_trusted"]
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,12 @@ def say_counts(
         log.warning("what this process counted is not exported: %s", exc)
     if not _is_quiet(settings):
         _print(summary(counts, bytes_down=stats.bytes_down, bytes_up=stats.bytes_up))
+
+
+def say_unused(settings: Settings, line: str | None) -> None:
+    """Say what was fetched in vain, and why, if that is so."""
+    if line is not None and not _is_quiet(settings):
+        _print(line)
 
 
 def _is_quiet(settings: Settings) -> bool:

@@ -36,12 +36,13 @@ from tritonsync.session.folders import Folders
 from tritonsync.session.incoming import Incoming, Value
 from tritonsync.session.lookup import GraphLookup, GraphLookups
 from tritonsync.session.naming import program_name
-from tritonsync.session.notices import facts_for_report, say_counts, say_who_is_trusted
+from tritonsync.session.notices import facts_for_report, say_counts, say_unused, say_who_is_trusted
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.plain_kernels import PlainKernels
 from tritonsync.session.precompiled import Precompiled
 from tritonsync.session.process import at_end
 from tritonsync.session.sigterm import at_sigterm
+from tritonsync.session.unused import why_unused
 from tritonsync.session.waits import Waits
 from tritonsync.session.workload import WorkloadRecord, entries_of
 from tritonsync.settings import Settings
@@ -287,11 +288,12 @@ class Session:
 
     def _say(self) -> None:
         if self._is_helper:
-            quiet = dataclasses.replace(self.settings, metrics=None, quiet=True)
-            say_counts(quiet, None, self.counts, self.stats, {})
+            say_counts(dataclasses.replace(self.settings, metrics=None, quiet=True), None, self.counts, self.stats, {})
         else:
             facts = facts_for_report(self._context, self._record.name, is_off=self.is_off)
             say_counts(self.settings, self._record.name, self.counts, self.stats, facts)
+            ahead = self._incoming.fetched_ahead()
+            say_unused(self.settings, why_unused(ahead, self._lookups, self.counts.misses, lambda: self.host))
 
     # ---- in the background ------------------------------------------------------------------------------------------
 

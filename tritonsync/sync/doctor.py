@@ -32,7 +32,7 @@ __all__ = ["TRIED", "Finding", "diagnose"]
 Status = Literal["ok", "warn", "fail"]
 
 #: Pairs of torch and triton, by major and minor version, that the project's tests or measurements have run on.
-TRIED = frozenset({("2.11", "3.6"), ("2.13", "3.6"), ("2.15", "3.9")})
+TRIED = frozenset({("2.11", "3.6"), ("2.13", "3.6"), ("2.14", "3.8"), ("2.15", "3.9")})
 _PACKAGES = ("torch", "triton", "fsspec", "s3fs", "gcsfs", "obstore")
 #: Bytes of free space under which a cache folder is called full.
 _SPACE = 2 * 10**9
