@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tarfile
@@ -22,6 +23,16 @@ DATA = Path(__file__).parent / "data"
 
 #: Object stores on loopback.
 pytest_plugins = ["tests.servers"]
+
+
+@pytest.fixture(autouse=True)
+def _our_logger_stays_as_it_is() -> Iterator[None]:
+    """Some tests do in this process what is meant for the whole life of one."""
+    ours = logging.getLogger("tritonsync")
+    handlers, level = list(ours.handlers), ours.level
+    yield
+    ours.handlers[:] = handlers
+    ours.setLevel(level)
 
 
 @pytest.fixture(scope="session")
