@@ -3,10 +3,11 @@
     python -m tests.bench [--sizes 10 100 400] [--latencies 0 5 20 80] [--rounds 3] [--json FILE] [--png FILE]
 
 Everything goes through `rclone serve s3` on loopback and a proxy that adds the latency to every round trip. The real
-cache (tests/data) is measured at each latency, synthetic ones of so many kernels at 20 ms: restored and published by
-tritonsync with each of its clients and by the other programs that are installed here, and verified. Every way is a
-process of its own, interleaved with the others, and restores into a fresh folder on tmpfs. What stands in brackets are
-quartiles. `floor` is what any way has to do: one listing, one GET of the pack, writing the files, in Python over s3fs.
+cache (tests/data) is measured at each latency, the same with 30 kernels of no graph and synthetic ones at 20 ms:
+restored and published by tritonsync with each of its clients and by the other programs that are installed here, and
+verified. Every way is a process of its own, interleaved with the others, and restores into a fresh folder on tmpfs.
+What stands in brackets are quartiles. `floor` is what any way has to do: one listing, one GET of the pack, writing the
+files, in Python over s3fs.
 
 Requests are counted by the proxy. CPU seconds are those of the whole process for other programs and for `pull`, and
 without imports and connection for tritonsync, the floor and s3fs; `contact` is these: the first request of a process.
@@ -34,7 +35,7 @@ from typing import Any
 
 from tests.bench.caches import fixture, synthetic
 from tests.bench.programs import Program, other_programs
-from tests.bench.restore import TMPFS, SlowProxy, slow_proxy
+from tests.bench.restore import COMPILED, TMPFS, SlowProxy, slow_proxy
 from tests.servers import Place, Server, run_rclone
 from tritonsync.remote.bucket import Bucket
 from tritonsync.store import Store
@@ -116,7 +117,12 @@ def main() -> None:
         scratch = Path(folder)
         server = stack.enter_context(run_rclone(scratch / "server"))
         real = fixture(scratch / "real")
-        caches = {"vit": real, **{f"synthetic {n}": synthetic(scratch / f"made-{n}", n, real) for n in given.sizes}}
+        mixed = synthetic(fixture(scratch / "mixed"), 30, real)
+        caches = {
+            "vit": real,
+            "vit and 30": mixed,
+            **{f"synthetic {n}": synthetic(scratch / f"made-{n}", n, real) for n in given.sizes},
+        }
         for name, cache in caches.items():
             kernels = publish_once(server, name, cache)
             for latency_ms in given.latencies if name == "vit" else [USUAL_MS]:
@@ -178,7 +184,7 @@ def run(action: str, way: str, case: Case, place: Place, target: Path) -> Cost:
     case.proxy.requests()
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.one", verb, described, str(folder)],
-        env={**os.environ, "TRITONSYNC_ENGINE": engine if kind == "tritonsync" else "s3fs"},
+        env={**os.environ, **COMPILED, "TRITONSYNC_ENGINE": engine if kind == "tritonsync" else "s3fs"},
         capture_output=True,
         text=True,
         check=False,
@@ -195,7 +201,7 @@ def spawn(program: Program, place: Place, folder: Path, proxy: SlowProxy, **vari
     began = time.perf_counter()
     process = subprocess.Popen(
         program.command(place, folder),
-        env={**os.environ, **place.environment, **variables},
+        env={**os.environ, **COMPILED, **place.environment, **variables},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

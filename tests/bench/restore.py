@@ -39,6 +39,8 @@ from tritonsync.sync.push import push
 
 Way = Callable[[Path], None]
 TMPFS = "/dev/shm"
+#: Programs that are installed are compiled, whatever the variables of whoever measures say.
+COMPILED = {"PYTHONDONTWRITEBYTECODE": ""}
 
 
 def main() -> None:
@@ -182,7 +184,7 @@ def program(name: str, place: Place) -> Way | None:
 
 def run(arguments: list[str], place: Place) -> None:
     done = subprocess.run(
-        arguments, env={**os.environ, **place.environment}, capture_output=True, text=True, check=False
+        arguments, env={**os.environ, **COMPILED, **place.environment}, capture_output=True, text=True, check=False
     )
     if done.returncode:
         sys.exit(f"{arguments} failed: {done.stderr[-2000:]}")

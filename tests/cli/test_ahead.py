@@ -13,7 +13,7 @@ from tests.raw import RawBucket
 from tests.servers import Place
 from tritonsync import times
 from tritonsync.cli import ahead
-from tritonsync.format.layout import FORMAT_OBJECT
+from tritonsync.format.layout import FORMAT_OBJECT, key_prefix
 from tritonsync.settings import Settings
 
 #: Shows which of these a program has imported when it ends.
@@ -22,12 +22,14 @@ HEAVY = "import atexit, sys; atexit.register(lambda: print([n for n in ('typer',
 
 @pytest.mark.parametrize("spelled", [["--url", "{}"], ["--url={}"], ["--url", "s3://other", "--url", "{}"]])
 def test_the_answer_waits_for_the_command(spelled: list[str], place: Place, s3_proxy: FaultProxy) -> None:
-    """The command takes the bucket that was opened, and its connection."""
+    """The command takes the bucket that was opened, its connection, and the listing that a pull needs first."""
     ahead.send(["pull", *(word.format(place.url) for word in spelled), "--workload", "w"])
     taken = ahead.take(Settings(url=place.url + "/"), times.COMMAND_S)
     assert taken is not None
     assert taken[1].result() == "read-only"
-    assert s3_proxy.count(path=FORMAT_OBJECT) == s3_proxy.count("GET")
+    assert taken[0].list(key_prefix("workload", "w")) == {}
+    assert s3_proxy.count("GET", path=FORMAT_OBJECT) == 2
+    assert s3_proxy.count() == 3, s3_proxy.seen()
     assert ahead.take(Settings(url=place.url), times.COMMAND_S) is None
 
 

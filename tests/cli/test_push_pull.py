@@ -139,7 +139,7 @@ def test_a_workload_that_nobody_pushed(run: Run, vit: RawBucket, tmp_path: Path)
 
 def test_pull_names_bundles_that_could_not_be_had(run: Run, vit: RawBucket, tmp_path: Path) -> None:
     """The rest is pulled all the same."""
-    for name in vit.names("bundles/aot_autograd/.*"):
+    for name in vit.names("bundles/aot_autograd/.*|start.tar$"):
         vit.delete(name)
     ran = run("pull", "--url", vit.url, "--workload", "vit", "--inductor-dir", tmp_path / "here", "--json")
     assert (ran.code, ran.json["kernels_emitted"], ran.json["bundles"]) == (0, 15, 2)

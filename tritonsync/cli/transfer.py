@@ -178,14 +178,15 @@ def pull(
     store = connection.store()
     wanted = connection.settings.files if files is None else files.value
     started = time.perf_counter()
-    connection.ask_to_read()
 
     def moved() -> Moved:
         stats = connection.bucket.stats
         return Moved(stats.objects_read, stats.bytes_down)
 
     with progress(f"pulling {name}", "bundles", None if dry_run else moved) as told:
-        pulled = pull_workload(store, caches, name, files=wanted, dry_run=dry_run, progress=told)
+        pulled = pull_workload(
+            store, caches, name, files=wanted, dry_run=dry_run, progress=told, permitted=connection.ask_to_read
+        )
     facts = _facts(connection, name, caches, kernels, pulled, time.perf_counter() - started)
     output.result(
         {**facts, "dry_run": dry_run},

@@ -8,6 +8,7 @@
         manifest.json                                   the bundle exists once this does
         pack.tar.zst                                    kernel files and payloads in one object
         payloads/<name>
+        start.tar                                       of a workload: copies of what it lists, see start.py
     bundles/fx_graph/<key>/autotune/<id>/manifest.json  autotune results of that graph, values inline
 
 Names are checked on both sides: a writer never makes one that a reader would refuse, and a reader trusts no bucket.
@@ -139,6 +140,11 @@ class BundlePlace:
     def pack(self) -> str:
         """The object that holds all of it."""
         return self.prefix + "pack.tar.zst"
+
+    @property
+    def start(self) -> str:
+        """The object that holds copies of what a workload lists."""
+        return self.prefix + "start.tar"
 
     def payload(self, name: str) -> str:
         """The object of one payload, outside the pack."""

@@ -13,18 +13,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
 
 from tritonsync.errors import ManifestError, SettingsError, TrustError
 from tritonsync.format.layout import BundlePlace
@@ -35,6 +26,10 @@ from tritonsync.format.manifest import (
     decode,
     signed_bytes,
 )
+
+# Imported where there is a key: it takes longer to import than the rest of this room, and most readers have none.
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 __all__ = ["Signer", "TrustPolicy", "key_id", "make_pems"]
 
@@ -50,12 +45,17 @@ _TAIL = 1024
 
 def key_id(public: Ed25519PublicKey, namespace: str = "") -> str:
     """Return the 16 hex digits that name a key in the manifests of a namespace."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return hashlib.sha256(raw + namespace.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def make_pems() -> tuple[bytes, bytes]:
     """Make a new key: as the PEM documents of the private key (PKCS8, not encrypted) and of the public one."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
     private = Ed25519PrivateKey.generate()
     return (
         private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
@@ -91,6 +91,10 @@ class Signer:
         Raises:
             SettingsError: it is not one.
         """
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
         try:
             private = load_pem_private_key(data, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
@@ -131,6 +135,13 @@ class TrustPolicy:
         Raises:
             SettingsError: one of them is not an Ed25519 public key.
         """
+        pems = list(pems)
+        if not pems:
+            return cls({}, namespace)
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
         keys: dict[str, Ed25519PublicKey] = {}
         for number, pem in enumerate(pems, 1):
             try:
@@ -198,6 +209,8 @@ class TrustPolicy:
                 f"{f' in namespace {self._namespace[:80]!r}' if self._namespace else ''}",
                 object_name=name,
             )
+        from cryptography.exceptions import InvalidSignature
+
         try:
             public.verify(base64.b64decode(signature.ed25519, validate=True), _covered(document, self._namespace))
         except (InvalidSignature, ValueError) as exc:

@@ -30,8 +30,6 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
-
 from tritonsync import times
 from tritonsync.errors import FormatError
 from tritonsync.format.kernel import BINARY_SUFFIXES, Kernel, relocate_in
@@ -154,6 +152,8 @@ def _write_folder(relocated: dict[str, bytes], parent: str, target: str, *, asid
         for name, payload in relocated.items():
             write_new(temporary + os.sep + name, payload)
         if _WINDOWS:
+            from filelock import FileLock  # takes longer to import than this room
+
             with FileLock(target + ".lock", mode=0o600):
                 won = _install(temporary, target, aside)
         else:

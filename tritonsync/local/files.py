@@ -22,8 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 from tritonsync import times
 from tritonsync.errors import LocalCacheError, UnsafeFolderError
 
@@ -260,6 +258,8 @@ def host_lock(cache_dir: Path, name: str, *, timeout: float | None) -> Iterator[
         when the time is up, nor when the folder does not allow locks (some network file systems do not).
     """
     global _waited_in_vain
+    from filelock import FileLock, Timeout  # takes longer to import than this room
+
     path = cache_dir / LOCKS / f"{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:32]}.lock"
     wait = max(0.0, min(times.LOCK_S, times.LOCKS_S - _waited_in_vain, times.LOCK_S if timeout is None else timeout))
     lock = FileLock(path, timeout=wait, mode=0o600)

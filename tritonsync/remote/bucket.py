@@ -114,6 +114,7 @@ class Bucket:
     def after_fork(self) -> None:
         """Forget what other threads of the parent were doing."""
         self._lock = threading.Lock()
+        self._listed_ahead: dict[str, Future[dict[str, ObjectInfo]]] = {}
 
     def __repr__(self) -> str:
         return f"Bucket({self.url!r})"
@@ -231,7 +232,10 @@ class Bucket:
         A request for 1,000 objects; one for an empty answer, two on GCS. Objects whose names no tritonsync would
         write are left out.
         """
+        ahead = self._listed_ahead.pop(prefix, None)
+        return self._list(prefix, timeout) if ahead is None else ahead.result()
 
+    def _list(self, prefix: str, timeout: float | None) -> dict[str, ObjectInfo]:
         def attempt(backend: Backend, left: float) -> dict[str, Mapping[str, Any]]:
             found = backend.find(prefix, self._policy.part(left))
             self._counter.add(requests=backend.pages(len(found)) - 1)
@@ -248,6 +252,10 @@ class Bucket:
                 continue
             objects[name] = ObjectInfo(size=int(info.get("size") or 0), modified=modified(info))
         return objects
+
+    def list_ahead(self, prefix: str) -> None:
+        """Begin a listing on a thread; the next call of `list` for this prefix takes its answer, or its error."""
+        self._listed_ahead[prefix] = start_thread(lambda: self._list(prefix, None))
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
         """Delete the object; it is no error if there is none. One request."""
@@ -278,17 +286,17 @@ class Bucket:
             FormatError: the format object is none.
         """
         deadline = Deadline(timeout)
+        if not write:
+            # Together: on GCS the listing is what tells a missing bucket from a missing object.
+            listing = start_thread(lambda: self.list(f"{FORMAT_OBJECT}/", timeout=deadline.left))
+            self._check_format(deadline)
+            listing.result()
+            return "read-only"
         denied: AccessDeniedError | None = None
         try:
             # First, so that a server that ignores conditions never loses the object of a newer format.
             self._check_format(deadline)
-            if not write:
-                # On GCS a listing is what tells a missing bucket from a missing object.
-                self.list(f"{FORMAT_OBJECT}/", timeout=deadline.left)
-                return "read-only"
         except AccessDeniedError as exc:
-            if not write:
-                raise
             # Without s3:ListBucket this is what S3 says of an object that is not there yet.
             denied = exc
         try:
@@ -334,11 +342,8 @@ class Bucket:
         seconds = self._policy.seconds(timeout)
         what = self._address.show(name)
         if seconds <= 0:
-            raise RemoteOffError(
-                f"{what} was not asked for: there is no time left to wait for the bucket",
-                url=self.url,
-                object_name=name,
-            )
+            why = f"{what} was not asked for: there is no time left to wait for the bucket"
+            raise RemoteOffError(why, url=self.url, object_name=name)
         self._breaker.admit(what)
         healthy, began = False, time.monotonic()
         attempts = Attempts(self._address, verb, name, renew=self._forget_backend)

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import tenacity
-
 from tritonsync import times
 from tritonsync.errors import RemoteOffError
 from tritonsync.remote.threads import forget_after_fork
@@ -102,19 +100,33 @@ class RetryPolicy:
         `call` is given the seconds that are left, and `pausing` those of each pause before it. A pause that would reach
         the end is not begun: what has failed by then is more telling than a time-out.
         """
+        end = time.monotonic() + seconds
+        try:
+            return call(seconds)
+        except BaseException as exc:
+            if self.attempts < 2 or not passing(exc):
+                raise
+            first = [exc]
+        # Imported where something has to be repeated: it takes longer to import than the rest of this room.
+        import tenacity
+
+        def again() -> T:
+            if first:
+                raise first.pop()
+            return call(max(end - time.monotonic(), 0.0))
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
             pausing(state.upcoming_sleep)
 
-        end = time.monotonic() + seconds
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(seconds),
+            stop=tenacity.stop_after_attempt(self.attempts)
+            | tenacity.stop_before_delay(max(end - time.monotonic(), 0.0)),
             wait=tenacity.wait_random_exponential(multiplier=self.pause, max=self.max_pause),
             retry=tenacity.retry_if_exception(passing),
             before_sleep=before_sleep,
             reraise=True,
         )
-        return retrying(lambda: call(max(end - time.monotonic(), 0.0)))
+        return retrying(again)
 
 
 class Wait:

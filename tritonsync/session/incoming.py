@@ -6,6 +6,7 @@ written where torch and Triton look for it, so nothing is kept in memory here bu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from tritonsync import times
 from tritonsync.errors import FormatError, TritonSyncError
+from tritonsync.format.bundle import GRAPHS
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.ranks import is_variant_of_another, required_rank
 from tritonsync.format.workload import WorkloadEntry
@@ -25,6 +27,7 @@ from tritonsync.local.presence import is_key_here
 from tritonsync.remote.threads import in_parallel, start_thread
 from tritonsync.remote.waiting import Deadline
 from tritonsync.session.context import Context
+from tritonsync.store.copies import Copies
 from tritonsync.store.reader import Found
 from tritonsync.sync.caches import LocalCaches, is_here, restore
 
@@ -102,6 +105,30 @@ class SharedFetch:
         return self._arrival.result(timeout)
 
 
+class _Copies:
+    """The copies of what a workload lists, fetched when they are first wanted."""
+
+    def __init__(self, context: Context, workload: Manifest | None) -> None:
+        self._context, self._workload = context, workload
+        self._lock = threading.Lock()
+        self._copies: Future[Copies | None] | None = None
+
+    def get(self, timeout: float | None) -> Copies | None:
+        """Wait for them; None where there are none.
+
+        Raises:
+            TritonSyncError, TimeoutError: the bucket could not be asked, or does not answer in time.
+        """
+        with self._lock:
+            if self._copies is None:
+                self._copies = start_thread(self._fetch)
+        return self._copies.result(timeout)
+
+    def _fetch(self) -> Copies | None:
+        store = self._context.reader(times.BACKGROUND_S)
+        return None if self._workload is None else store.copies_of(self._workload, timeout=times.BACKGROUND_S)
+
+
 class Incoming:
     """Fetches bundles of torch's caches.
 
@@ -120,6 +147,7 @@ class Incoming:
         self._brought: dict[tuple[str, str], dict[str, Manifest]] = {}
         self._ahead: dict[tuple[str, str], Path] = {}
         self._ahead_entries: Sequence[WorkloadEntry] = ()
+        self._ahead_list: Manifest | None = None
         self._ahead_folder: Path | None = None
 
     def fetch(self, kind: str, key: str, seen: Collection[str]) -> Arrival:
@@ -154,20 +182,33 @@ class Incoming:
             if self._is_wanted(kind, key):
                 start_thread(functools.partial(self._in_background(kind, key).run, times.BACKGROUND_S))
 
-    def fetch_ahead(self, entries: Sequence[WorkloadEntry]) -> None:
-        """Fetch what an earlier run used, a few at a time; return when that is done."""
-        wanted: dict[tuple[str, str], set[str]] = {}
+    def fetch_ahead(self, entries: Sequence[WorkloadEntry], workload: Manifest | None = None) -> None:
+        """Fetch what an earlier run used, a few at a time; return when that is done.
+
+        Args:
+            entries: what it used.
+            workload: the list's manifest; where most of what is listed is not here, copies that lie beside it are used.
+        """
         rank = self._context.host().rank()
-        mine = [entry for entry in entries if not is_variant_of_another(entry.variant, rank)]
-        for entry in mine[:MAX_AHEAD]:
-            if entry.kind in ("aot_autograd", "fx_graph") and self._is_wanted(entry.kind, entry.key):
+        mine = [entry for entry in entries if not is_variant_of_another(entry.variant, rank)][:MAX_AHEAD]
+        graphs = [entry for entry in mine if entry.kind in GRAPHS]
+        wanted: dict[tuple[str, str], set[str]] = {}
+        for entry in graphs:
+            if self._is_wanted(entry.kind, entry.key):
                 wanted.setdefault((entry.kind, entry.key), set()).add(entry.variant)
         folder = self._context.host().caches().inductor
         with self._lock:
             self._ahead.update(dict.fromkeys(wanted, folder))
-            self._ahead_entries, self._ahead_folder = entries, folder
-        planned = {self._in_background(kind, key, frozenset(names)) for (kind, key), names in wanted.items()}
-        if planned:
+            self._ahead_entries, self._ahead_list, self._ahead_folder = entries, workload, folder
+        use_copies = workload is not None and 2 * len(wanted) > len({(entry.kind, entry.key) for entry in graphs})
+        copies = _Copies(self._context, workload) if use_copies else None
+        planned = {self._in_background(kind, key, frozenset(names), copies) for (kind, key), names in wanted.items()}
+        if not planned:
+            return
+        with contextlib.ExitStack() as stack:
+            if copies is not None:
+                # One process of a host fetches them, and the others find everything here.
+                stack.enter_context(self._context.host_lock(folder, "copies", Deadline(times.BACKGROUND_S)))
             in_parallel(lambda fetch: fetch.run(times.BACKGROUND_S), planned, AHEAD_AT_ONCE)
 
     def _follow(self) -> None:
@@ -180,7 +221,7 @@ class Incoming:
             before, self._ahead_folder = self._ahead_folder, None
         folder = self._context.host().caches().inductor
         if before not in (None, folder) and not any((folder / name).exists() for name in ("aotautograd", "fxgraph")):
-            start_thread(lambda: self.fetch_ahead(self._ahead_entries))
+            start_thread(lambda: self.fetch_ahead(self._ahead_entries, self._ahead_list))
 
     def fetched_ahead(self) -> Mapping[tuple[str, str], tuple[Path, Manifest]]:
         """Return, by kind and key, what `fetch_ahead` brought: into which Inductor folder, and a manifest of it."""
@@ -221,10 +262,12 @@ class Incoming:
     def _is_wanted(self, kind: str, key: str) -> bool:
         return self.under_way(kind, key) is None and not is_key_here(self._context.host().caches().inductor, kind, key)
 
-    def _in_background(self, kind: str, key: str, variants: frozenset[str] | None = None) -> SharedFetch:
+    def _in_background(
+        self, kind: str, key: str, variants: frozenset[str] | None = None, copies: _Copies | None = None
+    ) -> SharedFetch:
         def work(timeout: float | None) -> Arrival:
             try:
-                return self._fetch(kind, key, (), timeout, variants)
+                return self._fetch(kind, key, (), timeout, variants, copies)
             except TritonSyncError as exc:
                 # Whoever waits for it asks again, and meets the error itself.
                 self._context.waits.failed(exc)
@@ -259,6 +302,7 @@ class Incoming:
         seen: Collection[str],
         timeout: float | None,
         variants: frozenset[str] | None = None,
+        copies: _Copies | None = None,
     ) -> Arrival:
         deadline = Deadline(timeout)
         store = self._context.reader(deadline.left)
@@ -272,14 +316,16 @@ class Incoming:
             with self._lock:
                 # Somebody who has tried some already is to see them all.
                 variants = None if seen else self._expected.get((kind, key), variants)
-            found = store.load(
+            found = store.load_copied(
+                None if copies is None else copies.get(deadline.left),
                 kind,
                 key,
                 variants=variants,
                 have=functools.partial(is_here, caches=caches) if is_key_here(inductor, kind, key) else None,
                 timeout=deadline.left,
             )
-            return Arrival((*self._restore(kind, key, found, caches), *self._known_now(kind, key, found, inductor)))
+            values = (*self._restore(kind, key, found, caches), *self._known_now(kind, key, found, inductor))
+            return Arrival(values, asked=not found.copied)
 
     def _known_now(self, kind: str, key: str, found: Found, inductor: Path) -> Iterable[Value]:
         """Yield the values that were here already, and of which only the bucket knows that they are this rank's."""

@@ -314,9 +314,9 @@ class Session:
         self._precompiled.begin(last)
         try:
             entries = entries_of(last)
-            if entries:
+            if last is not None and entries:
                 self._graph_caches_known.wait()
-                self._incoming.fetch_ahead(entries)
+                self._incoming.fetch_ahead(entries, last)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._waits.failed(exc)
 

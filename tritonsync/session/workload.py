@@ -25,6 +25,7 @@ from tritonsync.local.inductor_cache import public_path
 from tritonsync.messages import warn_once
 from tritonsync.settings import VARIABLES
 from tritonsync.store import Store
+from tritonsync.store.copies import publish_copies
 from tritonsync.sync.environment import with_target
 
 __all__ = ["WorkloadRecord", "entries_of"]
@@ -141,10 +142,14 @@ class WorkloadRecord:
         )
         made = with_target(store.environment, kernels)
         store = store.on_host(cpu=store.cpu, rank=store.rank, environment=made)
-        store.publish_newest(bundle_of_workload(self.name, listed, kernels), inline=(LIST,), timeout=timeout)
+        place = store.publish_newest(
+            bundle_of_workload(self.name, listed, kernels), inline=(LIST,), timeout=timeout
+        ).place
         with self._lock:
             self._last, self._kernels = frozenset(entries), frozenset(kernel.hash for kernel in kernels)
             self._is_outdated = False
+        if place is not None:
+            publish_copies(store.bucket, place, entries, timeout=timeout)
         return frozenset(entries)
 
     def forget(self, entries: Collection[WorkloadEntry]) -> None:

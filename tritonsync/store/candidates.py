@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Protocol
 
 from tritonsync.errors import AccessDeniedError, FormatError, RemoteError, RemoteTimeoutError, UnfitObjectError
 from tritonsync.format.bundle import CHANGING, is_variant
@@ -19,7 +20,7 @@ from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix, parse_ma
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.messages import warn_once
-from tritonsync.remote.bucket import Answer, Bucket, ObjectInfo
+from tritonsync.remote.bucket import Answer, ObjectInfo
 from tritonsync.remote.waiting import Deadline
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Candidates",
     "Groups",
     "Listing",
+    "Source",
     "check_time",
     "fullest_first",
     "granted",
@@ -50,6 +52,18 @@ _SAID = 3
 Listing = Mapping[str, ObjectInfo]
 #: Bundles by variant, those to be looked at first in front.
 Groups = Mapping[str, list[BundlePlace]]
+
+
+class Source(Protocol):
+    """What is asked for objects: the bucket, or copies of some of it."""
+
+    def list(self, prefix: str = "", *, timeout: float | None = None) -> Mapping[str, ObjectInfo]:
+        """See `Bucket`."""
+
+    def get_many(self, limits: Mapping[str, int], *, timeout: float | None = None) -> dict[str, Answer]:
+        """See `Bucket`."""
+
+
 Accepted = dict[str, list[tuple[Manifest, BundlePlace]]]
 
 
@@ -57,7 +71,7 @@ class Candidates:
     """One lookup of a key.
 
     Args:
-        bucket: where the manifests are.
+        source: where the manifests are.
         trust: whose signatures count.
         kind: the cache the key belongs to.
         key: the key there.
@@ -72,9 +86,9 @@ class Candidates:
     """
 
     def __init__(
-        self, bucket: Bucket, trust: TrustPolicy, kind: str, key: str, listing: Listing, deadline: Deadline
+        self, source: Source, trust: TrustPolicy, kind: str, key: str, listing: Listing, deadline: Deadline
     ) -> None:
-        self._bucket, self._trust, self._listing, self._deadline = bucket, trust, listing, deadline
+        self._source, self._trust, self._listing, self._deadline = source, trust, listing, deadline
         self._kind, self._key, self._prefix = kind, key, key_prefix(kind, key)
         self._count, self._bytes = MAX_MANIFESTS, MAX_BYTES
         self._refused = self._said = 0
@@ -157,7 +171,7 @@ class Candidates:
         self, places: Iterable[BundlePlace], along: Mapping[str, int]
     ) -> Iterable[tuple[BundlePlace, Manifest]]:
         limits = {place.manifest: self._listing[place.manifest].size for place in places}
-        objects = self._bucket.get_many({**limits, **along}, timeout=self._deadline.left)
+        objects = self._source.get_many({**limits, **along}, timeout=self._deadline.left)
         self.along.update((name, objects[name]) for name in along)
         for place in places:
             check_time(self._deadline, self._prefix)

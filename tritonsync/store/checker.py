@@ -14,10 +14,11 @@ from typing import Literal
 
 from tritonsync.errors import FormatError, NewerFormatError, PackError, RemoteError, TrustError, UnfitObjectError
 from tritonsync.format import pack as packs
+from tritonsync.format import start
 from tritonsync.format.bundle import CHANGING, FOLDER
 from tritonsync.format.folder import list_of_manifest
 from tritonsync.format.kernel import content_id
-from tritonsync.format.layout import BundlePlace, kernel_prefix, key_prefix
+from tritonsync.format.layout import BundlePlace, kernel_prefix, key_prefix, parse_manifest_name
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest
 from tritonsync.format.signing import TrustPolicy
 from tritonsync.format.workload import Workload, workload_of_manifest
@@ -94,6 +95,8 @@ class Checker:
             self.incomplete.append(Problem(place.prefix, what))
         if place.kind == "workload":
             self._workload(manifest, place)
+            if place.start in listing:
+                self._start(place, listing)
         elif place.kind == FOLDER:
             self._folder(manifest, place)
 
@@ -189,6 +192,25 @@ class Checker:
             self.bad.append(Problem(place.pack, str(exc)))
             return "bad"
         return "good"
+
+    def _start(self, place: BundlePlace, listing: Objects) -> None:
+        """Check the copies beside a list: manifests, whoever signed them, and their packs."""
+        try:
+            data = self._bucket.get(place.start, limit=min(listing[place.start].size, start.MAX_START_BYTES))
+            if data is None:
+                return
+            self._count(1)
+            objects = start.decode(data)
+            for name, content in objects.items():
+                copied = parse_manifest_name(name)
+                if copied is not None:
+                    described = TrustPolicy().accept(bytes(content), copied)
+                    if copied.pack in objects:
+                        packs.decode(bytes(objects[copied.pack]), described)
+        except NewerFormatError as exc:
+            self.newer.append(Problem(place.start, _said(exc, place.start)))
+        except FormatError as exc:
+            self.bad.append(Problem(place.start, str(exc)))
 
     def _workload(self, manifest: Manifest, place: BundlePlace) -> None:
         try:

@@ -21,6 +21,7 @@ from tritonsync.format.layout import AUTOTUNE, BundlePlace, key_prefix
 from tritonsync.format.manifest import MAX_CONTENT_BYTES, MAX_MANIFEST_BYTES, Manifest
 from tritonsync.format.ranks import Rank, fulfilled, is_variant_of_another
 from tritonsync.format.signing import TrustPolicy
+from tritonsync.format.start import MAX_START_BYTES
 from tritonsync.remote.bucket import Answer, Bucket
 from tritonsync.remote.waiting import Deadline
 from tritonsync.store.candidates import (
@@ -28,12 +29,14 @@ from tritonsync.store.candidates import (
     Candidates,
     Groups,
     Listing,
+    Source,
     check_time,
     fullest_first,
     granted,
     newest_variants,
     rivals_in,
 )
+from tritonsync.store.copies import Copies, copies_in, start_in
 
 __all__ = ["Found", "Loaded", "Reader", "united"]
 
@@ -63,12 +66,16 @@ class Found:
         present: manifests of those that were not read, because `have` knew them.
         autotune: names and contents of the autotune results under the key.
         damaged: variants that could not be loaded because what lies there is damaged, or looked so.
+        copies: of what a workload lists, where they were asked for and are there.
+        copied: whether this came from such copies, and the bucket was not asked.
     """
 
     bundles: tuple[Loaded, ...] = ()
     present: tuple[Manifest, ...] = ()
     autotune: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     damaged: frozenset[str] = frozenset()
+    copies: Copies | None = None
+    copied: bool = False
 
 
 class Reader:
@@ -80,6 +87,7 @@ class Reader:
         cpu: `machine:isa` of this host; a bundle that requires another one is not offered. None: this host takes none
             that requires any.
         rank: of this process in its job; what belongs to another one is not offered. None: nor is what belongs to any.
+        copies: read instead of the bucket.
     """
 
     def __init__(
@@ -89,8 +97,10 @@ class Reader:
         trust: TrustPolicy | None = None,
         cpu: str | None = None,
         rank: Rank | None = None,
+        copies: Copies | None = None,
     ) -> None:
         self.bucket = bucket
+        self._source: Source = bucket if copies is None else copies
         self.trust = trust or TrustPolicy()
         self.cpu = cpu
         self.rank = rank
@@ -103,6 +113,7 @@ class Reader:
         variants: Collection[str] | None = None,
         newest: int = MAX_VARIANTS,
         have: Callable[[Manifest], bool] | None = None,
+        copies: bool = False,
         timeout: float | None = None,
     ) -> Found:
         """Fetch the best bundle of each variant of a key, and the autotune results that lie under it.
@@ -113,13 +124,14 @@ class Reader:
             variants: only these, if given.
             newest: at most so many variants.
             have: asked with each manifest; where it says True the pack is not read. Costs one more round trip.
+            copies: of a workload, whether to fetch the copies of what it lists along with its manifest.
             timeout: seconds for all of it.
 
         Raises:
             RemoteError: the bucket could not be asked. What it held and was unfit is a miss.
         """
         deadline = Deadline(timeout)
-        listing = self.bucket.list(key_prefix(kind, key), timeout=deadline.left)
+        listing = self._source.list(key_prefix(kind, key), timeout=deadline.left)
         # The other ranks of a job are told by the names of their variants, so that they take none of the places below.
         rivals = {
             variant: places
@@ -127,14 +139,17 @@ class Reader:
             if not is_variant_of_another(variant, self.rank)
         }
         groups = newest_variants(kind, rivals, listing, variants)
-        packs_too = _small_packs(groups, newest, listing) if have is None else {}
-        search = Candidates(self.bucket, self.trust, kind, key, listing, deadline)
+        along = _small_packs(groups, newest, listing) if have is None else {}
+        start = start_in(groups, listing) if copies else None
+        if start is not None:
+            along[start] = listing[start].size
+        search = Candidates(self._source, self.trust, kind, key, listing, deadline)
         candidates = search.accepted(
             {AUTOTUNE: fullest_first(rivals.get(AUTOTUNE, []), listing), **groups},
             newest,
             usable=self._is_for_this_host,
             first={AUTOTUNE: 1},
-            along=packs_too,
+            along=along,
         )
         autotune = [manifest for manifest, _ in candidates.pop(AUTOTUNE, [])]
         failed = [error for variant, error in search.failed.items() if variant != AUTOTUNE]
@@ -156,7 +171,41 @@ class Reader:
             damaged |= found.damaged
         if failed and not bundles and not present:
             raise failed[0]
-        return Found(tuple(bundles), tuple(present), united(autotune[:1]), frozenset(damaged))
+        return Found(
+            tuple(bundles),
+            tuple(present),
+            united(autotune[:1]),
+            frozenset(damaged),
+            None if start is None else copies_in(search.along.get(start), start),
+        )
+
+    def copies_of(self, workload: Manifest, *, timeout: float | None = None) -> Copies | None:
+        """Fetch the copies of what a workload lists; None where there are none that can be used."""
+        name = workload.place.start
+        return copies_in(self._source.get_many({name: MAX_START_BYTES}, timeout=timeout)[name], name)
+
+    def load_copied(
+        self,
+        copies: Copies | None,
+        kind: str,
+        key: str,
+        *,
+        variants: Collection[str] | None = None,
+        newest: int = MAX_VARIANTS,
+        have: Callable[[Manifest], bool] | None = None,
+        timeout: float | None = None,
+    ) -> Found:
+        """Do what `load` does, of copies where these have something that is of use here.
+
+        Raises:
+            RemoteError: the bucket was asked, and could not be.
+        """
+        if copies is not None and copies.hold(kind, key):
+            reader = Reader(self.bucket, trust=self.trust, cpu=self.cpu, rank=self.rank, copies=copies)
+            found = reader.load(kind, key, variants=variants, newest=newest, have=have, timeout=timeout)
+            if found.bundles or found.present:
+                return dataclasses.replace(found, copied=True)
+        return self.load(kind, key, variants=variants, newest=newest, have=have, timeout=timeout)
 
     def _load_variant(
         self,
@@ -228,7 +277,7 @@ class Reader:
         # A folder is in its pack alone.
         parts = () if found.kind == FOLDER else found.members()
         entries = {member: (_object_name(place, member), entry.size) for member, entry in parts}
-        objects = self.bucket.get_many(dict(entries.values()), timeout=deadline.left)
+        objects = self._source.get_many(dict(entries.values()), timeout=deadline.left)
         members: dict[str, bytes] = {}
         try:
             for member, (name, _) in entries.items():
@@ -252,7 +301,7 @@ class Reader:
         return self._bytes(place.pack, size, deadline.left)
 
     def _bytes(self, name: str, limit: int, timeout: float | None) -> bytes | None:
-        return granted(self.bucket.get_many({name: limit}, timeout=timeout)[name])
+        return granted(self._source.get_many({name: limit}, timeout=timeout)[name])
 
 
 def _small_packs(groups: Groups, newest: int, listing: Listing) -> dict[str, int]:

@@ -5,6 +5,7 @@ A restore writes kernels first, then autotune results, then the value that asks 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -20,16 +21,29 @@ from tritonsync.format.ranks import Rank, depends_on_rank, required_rank
 from tritonsync.format.value import bundle_of_value, has_value, value_of_bundle
 from tritonsync.local import inductor_cache, triton_cache
 from tritonsync.local.autotune import results_of_payloads, write_autotune
-from tritonsync.local.files import check_owner, is_link
+from tritonsync.local.files import TEMPORARY_PREFIX, check_owner, is_link
 from tritonsync.local.group import is_group
 from tritonsync.local.owners import note_owner
 from tritonsync.local.presence import is_kernel_here, is_value_here
+from tritonsync.remote.threads import in_parallel
 from tritonsync.settings import Files
 
-__all__ = ["LocalCaches", "Restored", "check_caches", "gather", "is_entry_here", "is_here", "restore", "sweep"]
+__all__ = [
+    "LocalCaches",
+    "Restored",
+    "are_empty",
+    "check_caches",
+    "gather",
+    "is_entry_here",
+    "is_here",
+    "restore",
+    "sweep",
+]
 
 log = logging.getLogger(__name__)
 
+#: Kernels written at a time: most of that is hashing and waiting for the disk, without Python's lock.
+EMITS_AT_ONCE = 4
 #: Device folders looked into where nobody says which there are.
 _ANY_DEVICE = (None, *range(16))
 
@@ -122,6 +136,15 @@ def _collect(names: Iterable[str], devices: Iterable[int | None], caches: LocalC
                 yield kernel
 
 
+def are_empty(caches: LocalCaches) -> bool:
+    """Whether there is nothing in the caches of this host, but for what is hidden or temporary."""
+    for folder in (caches.inductor, caches.plain_kernels(None)):
+        with contextlib.suppress(OSError), os.scandir(folder) as found:  # whoever writes there says what is wrong
+            if not all(entry.name.startswith((".", TEMPORARY_PREFIX)) for entry in found):
+                return False
+    return True
+
+
 def is_here(manifest: Manifest, caches: LocalCaches) -> bool:
     """Return whether all that a bundle holds is in the caches of this host: its value, and every kernel.
 
@@ -188,12 +211,16 @@ def restore(
     """
     owner = _owner(bundle)
     emitted, present, conflicts = 0, 0, []
-    for kernel in bundle.kernels:
+
+    def emit(number: int) -> triton_cache.Outcome:
+        kernel = bundle.kernels[number]
         folder = caches.folder_of(kernel, bundle.kind)
         outcome = _emit(kernel, folder, files)
-        if outcome == "lost_race":
-            # What the winner wrote may be another build; the second look tells.
-            outcome = _emit(kernel, folder, files)
+        # What the winner of a race wrote may be another build; the second look tells.
+        return _emit(kernel, folder, files) if outcome == "lost_race" else outcome
+
+    for number, outcome in in_parallel(emit, range(len(bundle.kernels)), EMITS_AT_ONCE).items():
+        kernel = bundle.kernels[number]
         if outcome in ("emitted", "repaired"):
             emitted += 1
         elif outcome in ("conflict", "busy", "lost_race"):

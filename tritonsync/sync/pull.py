@@ -20,8 +20,9 @@ from tritonsync.local.files import host_lock
 from tritonsync.local.presence import is_kernel_here, is_key_here, is_value_here
 from tritonsync.remote.threads import Progress, in_parallel, start_thread
 from tritonsync.settings import Files
-from tritonsync.store import Loaded, Store
-from tritonsync.sync.caches import LocalCaches, is_here, restore, sweep
+from tritonsync.store import Found, Loaded, Store
+from tritonsync.store.copies import Copies
+from tritonsync.sync.caches import LocalCaches, are_empty, is_here, restore, sweep
 
 __all__ = ["Pulled", "pull"]
 
@@ -75,6 +76,7 @@ def pull(
     dry_run: bool = False,
     timeout: float | None = None,
     progress: Progress | None = None,
+    permitted: Callable[[], None] = lambda: None,
 ) -> Pulled:
     """Fetch everything a workload lists into the local caches; what is there already is not fetched.
 
@@ -86,6 +88,7 @@ def pull(
         dry_run: write nothing, and find out what would be.
         timeout: seconds for each bundle.
         progress: called with (done, all) bundles.
+        permitted: called beside the first request; what it raises ends the pull before anything is written.
 
     Raises:
         UnknownWorkloadError: there is no workload of that name.
@@ -95,17 +98,20 @@ def pull(
     before = store.bucket.stats
     if not dry_run:
         start_thread(lambda: sweep(caches))
-    pulling = _Pull(store, caches, files, timeout, dry_run=dry_run)
-    manifest, listed = pulling.workload(workload)
-    if listed.refused:
-        log.warning("%s", listed.refusal)
-    # Most kernels of no graph are in the workload's own bundle as well, which is here now.
-    here = {kernel.hash for kernel in manifest.kernels}
-    shared = [entry for entry in listed.entries if not is_variant_of_another(entry.variant, store.rank)]
-    wanted = [entry for entry in shared if entry.kind != "triton" or entry.key not in here or is_part(entry)]
-    missing = [
-        entry for entry in in_parallel(pulling.entry, wanted, BUNDLES_AT_ONCE, progress).values() if entry is not None
-    ]
+    pulling = _Pull(store, caches, files, timeout, permitted, dry_run=dry_run)
+    with contextlib.ExitStack() as lock:
+        lock.enter_context(pulling.host_lock("workload", workload))
+        manifest, listed = pulling.workload(workload)
+        if listed.refused:
+            log.warning("%s", listed.refusal)
+        # Most kernels of no graph are in the workload's own bundle as well, which is here now.
+        here = {kernel.hash for kernel in manifest.kernels}
+        shared = [entry for entry in listed.entries if not is_variant_of_another(entry.variant, store.rank)]
+        wanted = [entry for entry in shared if entry.kind != "triton" or entry.key not in here or is_part(entry)]
+        if pulling.copies is None:
+            lock.close()  # each bundle has a lock of its own; copies are for one process of this host to fetch
+        results = in_parallel(pulling.entry, wanted, BUNDLES_AT_ONCE, progress)
+    missing = [entry for entry in results.values() if entry is not None]
     after = store.bucket.stats
     return Pulled(
         kernels=pulling.emitted + pulling.present + pulling.conflicts,
@@ -135,31 +141,39 @@ class _Pull:
     """One pull: what its bundles share, and what is counted."""
 
     def __init__(
-        self, store: Store, caches: LocalCaches, files: Files, timeout: float | None, *, dry_run: bool = False
+        self,
+        store: Store,
+        caches: LocalCaches,
+        files: Files,
+        timeout: float | None,
+        permitted: Callable[[], None],
+        *,
+        dry_run: bool = False,
     ) -> None:
         self.store, self.caches, self.files, self.timeout, self.dry_run = store, caches, files, timeout, dry_run
+        self._permission = start_thread(permitted)
         self.emitted = self.present = self.conflicts = self.wanted = 0
         self.is_here = functools.partial(is_here, caches=caches)
         #: Of which bundles no pack is read: those that are here, and in a dry run all.
         self.knows: Callable[[Manifest], bool] = (lambda _: True) if dry_run else self.is_here
+        self.copies: Copies | None = None
         self._lock = threading.Lock()
 
     def workload(self, name: str) -> tuple[Manifest, Workload]:
         """Restore the kernels of a workload's own bundle and return what it lists; the newest one that loads counts."""
-        with self._host_lock("workload", name):
-            for newest in (1, 8, 64):  # newer ones may be damaged, or signed by nobody who is trusted
-                found = self.store.load(
-                    "workload", workload_key(name), newest=newest, have=self.knows, timeout=self.timeout
-                )
-                for loaded in found.bundles:
-                    listed = _list_in(loaded.manifest)
-                    if listed is not None and self._restore(loaded):
-                        return loaded.manifest, listed
-                for manifest in found.present:
-                    listed = _list_in(manifest)
-                    if listed is not None:
-                        self._count_present(manifest)
-                        return manifest, listed
+        is_empty = not self.dry_run and are_empty(self.caches)
+        for newest in (1, 8, 64):  # newer ones may be damaged, or signed by nobody who is trusted
+            found = self._load_list(name, newest, is_empty)
+            self.copies = found.copies
+            for loaded in found.bundles:
+                listed = _list_in(loaded.manifest)
+                if listed is not None and self._restore(loaded):
+                    return loaded.manifest, listed
+            for manifest in found.present:
+                listed = _list_in(manifest)
+                if listed is not None:
+                    self._count_present(manifest)
+                    return manifest, listed
         raise UnknownWorkloadError(
             f"{self.store.bucket.url} holds no workload named {name!r} that can be loaded",
             url=self.store.bucket.url,
@@ -170,10 +184,11 @@ class _Pull:
     def entry(self, entry: WorkloadEntry) -> WorkloadEntry | None:
         """Restore one bundle; return the entry if it could not be had."""
         changing = entry.kind in CHANGING
-        with self._host_lock(entry.kind, f"{entry.key}/{entry.variant}"):
+        with self.host_lock(entry.kind, f"{entry.key}/{entry.variant}"):
             # Whoever finds something of this key here asks the manifest first: another process of this host may have
             # fetched it just now. On an empty host manifest and pack come together.
-            found = self.store.load(
+            found = self.store.load_copied(
+                self.copies,
                 entry.kind,
                 entry.key,
                 variants=None if changing else (entry.variant,),
@@ -186,6 +201,21 @@ class _Pull:
             replace = changing and bool(found.bundles) and self._is_known(entry)
             restored = [self._restore(loaded, found.autotune, replace=replace) for loaded in found.bundles]
         return None if found.present or any(restored) else entry
+
+    def _load_list(self, name: str, newest: int, is_empty: bool) -> Found:
+        """Ask for the newest lists; return when there is the permission to go on, too."""
+        try:
+            # Where something is here the manifest is asked first, and copies of what is here are not fetched.
+            return self.store.load(
+                "workload",
+                workload_key(name),
+                newest=newest,
+                have=None if is_empty else self.knows,
+                copies=is_empty,
+                timeout=self.timeout,
+            )
+        finally:
+            self._permission.result()
 
     def _restore(self, loaded: Loaded, autotune: Mapping[str, bytes] | None = None, *, replace: bool = False) -> bool:
         """Restore one bundle; one that keeps the format and makes no sense is a miss."""
@@ -224,7 +254,8 @@ class _Pull:
             for manifest in earlier
         )
 
-    def _host_lock(self, kind: str, key: str) -> AbstractContextManager[bool]:
+    def host_lock(self, kind: str, key: str) -> AbstractContextManager[bool]:
+        """Hold a lock among the processes of this host that pull."""
         if self.dry_run:
             return contextlib.nullcontext(True)
         return host_lock(self.caches.inductor, f"{kind}/{key}", timeout=self.timeout)

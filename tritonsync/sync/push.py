@@ -30,7 +30,8 @@ from tritonsync.local.autotune import autotune_results, payloads_of_results, res
 from tritonsync.local.inductor_cache import LocalValue
 from tritonsync.local.triton_cache import KernelFolder
 from tritonsync.remote.threads import Progress, in_parallel
-from tritonsync.store import Store
+from tritonsync.store import Published, Store
+from tritonsync.store.copies import publish_copies
 from tritonsync.store.sweep import missing_entries
 from tritonsync.sync.caches import LocalCaches, gather
 
@@ -132,9 +133,12 @@ def push(
     listed = Workload(
         inductor_dir=inductor_cache.public_path(inductor_dir), entries=tuple(entries), path_id=path_id(inductor_dir)
     )
-    pushing.publish(bundle_of_workload(workload, listed, own), inline=(LIST,))
+    own_bundle = bundle_of_workload(workload, listed, own)
+    published = pushing.published(own_bundle, inline=(LIST,))
     if pushing.look_again(values, lambda: _parts(_collected(plain))):
-        pushing.publish(bundle_of_workload(workload, listed, own), inline=(LIST,))
+        published = pushing.published(own_bundle, inline=(LIST,))
+    if published is not None and published.place is not None:
+        publish_copies(store.bucket, published.place, entries, timeout=timeout)
     after = store.bucket.stats
     return Pushed(
         kernels=len(of_values) + count,
@@ -198,24 +202,29 @@ class _Push:
         for why, count in sorted(self.left_out.items()):
             log.warning("%d %s left out: %s", count, "value is" if count == 1 else "values are", why)
 
-    def publish(self, bundle: Bundle, *, inline: Collection[str] = ()) -> WorkloadEntry:
-        """Publish one bundle in full."""
+    def publish(self, bundle: Bundle) -> WorkloadEntry:
+        """Publish one bundle in full, and return what a workload says of it."""
+        published = self.published(bundle)
         entry = WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
+        if published is not None and not published.created:
+            with self._lock:
+                self._was_there.add(entry)
+        return entry
+
+    def published(self, bundle: Bundle, *, inline: Collection[str] = ()) -> Published | None:
+        """Publish one bundle in full; a dry run looks whether it is there, and returns None."""
         if self.dry_run:
             is_new = not self.store.holds(bundle, timeout=self.timeout)
             hashes = {kernel.hash for kernel in bundle.kernels} if is_new else ()
             self._count(f"{bundle.kind}/{bundle.key}/{bundle.variant}", hashes, is_new, _size(bundle))
-            return entry
+            return None
         if bundle.kind in CHANGING:
             published = self.store.publish_newest(bundle, reread=True, inline=inline, timeout=self.timeout)
         else:
             published = self.store.publish(bundle, reread=True, inline=inline, timeout=self.timeout)
         kernels = self.store.complete(published, timeout=self.timeout)
         self._count(str(published.place), kernels, published.created, _size(bundle))
-        if not published.created:
-            with self._lock:
-                self._was_there.add(entry)
-        return entry
+        return published
 
     def look_again(self, values: Iterable[LocalValue], parts: Callable[[], Iterable[tuple[Kernel, ...]]]) -> bool:
         """Publish again what was there before this push and is not any more, now that the list names it.
