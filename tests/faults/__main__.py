@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--writers", type=int, default=WRITERS)
     parser.add_argument("--readers", type=int, default=READERS)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--stores", default="s3,gcs", help="which of them share the time")
     given = parser.parse_args()
     rows: dict[str, Counted] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -30,16 +31,15 @@ def main() -> int:
             archive.extractall(folder, filter="data")
         [graphs] = Path(folder).rglob("fxgraph")
         kernels = compile_kernels(Path(folder) / "kernels").directory
-        for name, run in (("s3", run_moto), ("gcs", run_fakegcs)):
-            with run() as server:
+        stores = given.stores.split(",")
+        for name in stores:
+            with {"s3": run_moto, "gcs": run_fakegcs}[name]() as server:
                 storm = Storm(server, graphs.parent, kernels, given.seed)
-                rows[name] = storm.run(given.minutes * 30, writers=given.writers, readers=given.readers)
-            print(f"{table({name: rows[name]})}\n", flush=True)
+                seconds = given.minutes * 60 / len(stores)
+                rows[name] = storm.run(seconds, writers=given.writers, readers=given.readers)
+            print("\n".join([table({name: rows[name]}), *rows[name].notes]), flush=True)
     print(f"seed {given.seed}")
     print(table(rows))
-    for name, counted in rows.items():
-        for note in counted.notes:
-            print(f"{name}: {note}")
     return 1 if any(any(counted.failures.values()) for counted in rows.values()) else 0
 
 

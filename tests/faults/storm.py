@@ -219,8 +219,9 @@ class Storm:
     def _caches(self, name: str, here: Path | None) -> list[str]:
         if name == "graphs":
             return ["--inductor-dir", str(here or self._graphs)]
-        triton = here / "triton" if here else self._kernels
-        return ["--triton-dir", str(triton), "--inductor-dir", str((here or self._folder) / "none")]
+        triton, none = here / "triton" if here else self._kernels, (here or self._folder) / "none"
+        none.mkdir(exist_ok=True)
+        return ["--triton-dir", str(triton), "--inductor-dir", str(none)]
 
     def _environ(self) -> dict[str, str]:
         foreign = ("AWS_", "TRITONSYNC_", "TORCH", "TRITON_")
