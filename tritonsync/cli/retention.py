@@ -77,7 +77,9 @@ MaxSize = Annotated[
         show_default=False,
     ),
 ]
-Grace = Annotated[str, typer.Option("--grace", metavar="AGE", help="Remove nothing that is younger.")]
+Grace = Annotated[
+    str, typer.Option("--grace", metavar="AGE", help="Remove nothing that is younger. At least 10m beside programs.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")]
 Name = Annotated[str, typer.Argument(metavar="WORKLOAD", help="The workload's name.")]
 
