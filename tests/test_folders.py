@@ -23,7 +23,7 @@ from tritonsync.format.folder import LIST, FolderFile, bundle_of_folder
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.local import identity
 from tritonsync.local.folder_cache import Place
-from tritonsync.local.gpus import Gpus
+from tritonsync.local.gpu import Gpus
 from tritonsync.local.presets import PRESETS
 from tritonsync.store import Store
 from tritonsync.store.catalog import Catalog

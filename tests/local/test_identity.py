@@ -13,7 +13,7 @@ from tests.folders import install, write
 from tritonsync.errors import LocalCacheError
 from tritonsync.format.ranks import Rank
 from tritonsync.local import identity
-from tritonsync.local.gpus import Gpus, amd_gpus, nvidia_gpus
+from tritonsync.local.gpu import Gpus, amd_gpus, nvidia_gpus
 from tritonsync.local.identity import FACTS, library, rank_of, ships
 
 #: NVIDIA's library, as far as it is asked.

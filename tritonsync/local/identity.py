@@ -18,7 +18,7 @@ from importlib import metadata
 
 from tritonsync.errors import LocalCacheError
 from tritonsync.format.ranks import Rank
-from tritonsync.local.gpus import host_gpus
+from tritonsync.local.gpu import host_gpus
 
 __all__ = ["FACTS", "distribution", "library", "rank_of", "ships"]
 
