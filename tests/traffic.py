@@ -51,7 +51,8 @@ class Traffic:
     def run(self, writers: int = 4, readers: int = 4) -> None:
         """Run it, each thread with a bucket of its own."""
         # As far below the grace period as usual.
-        times.LONE_PACK_S *= self.grace / times.GRACE_S
+        usual = times.LONE_PACK_S
+        times.LONE_PACK_S = usual * self.grace / times.GRACE_S
         end = time.monotonic() + self.seconds
         works = [self.write] * writers + [self.read] * readers + [self.collect]
         threads = [threading.Thread(target=self._loop, args=(work, number, end)) for number, work in enumerate(works)]
@@ -59,6 +60,7 @@ class Traffic:
             thread.start()
         for thread in threads:
             thread.join()
+        times.LONE_PACK_S = usual
 
     def _loop(self, work: Callable[[Store, random.Random], None], number: int, end: float) -> None:
         rng = random.Random(number)

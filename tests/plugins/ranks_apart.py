@@ -27,6 +27,8 @@ def remove_what_is_of(rank: int, world: int, bucket: Path) -> int:
     found = [*bucket.glob(f"bundles/*/*/*-rank{rank}of{world}"), *bucket.glob(f"bundles/*/*/rank{rank}of{world}")]
     for variant in found:
         shutil.rmtree(variant)
+    for copies in bucket.glob("bundles/workload/*/*/*/start.tar"):
+        copies.unlink()
     return len(found)
 
 
@@ -50,6 +52,7 @@ def main(rank: int, world: int, folder: Path) -> None:
     compiled: dict[str, Callable[[], Any]] = {name: compute for name, (_, compute) in both.items()}
     told: dict[str, Any] = {"eager": {name: number(compute()) for name, (compute, _) in both.items()}}
     told["first"] = job(folder / "bucket", folder / f"first-{rank}", compiled)
+    dist.barrier()
     if rank == 1:
         told["removed"] = remove_what_is_of(1, world, folder / "bucket")
     dist.barrier()

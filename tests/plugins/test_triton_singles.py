@@ -32,7 +32,7 @@ def worker(plain_worker: PlainWorker, triton_path: Path | None, tmp_path: Path) 
 def test_helper_modules_need_no_compiler(worker: PlainWorker, tmp_path: Path) -> None:
     """A module that one worker has built is loaded by the next one, whose compiler fails."""
     bucket = tmp_path / "bucket"
-    first = worker.run("module", bucket=bucket)
+    first = worker.run("module", bucket=bucket, TRITONSYNC_WORKLOAD="plain_triton")
     assert (first.out["answer"], first.counts["published"]) == (42, 1)
     raw = RawBucket(str(bucket))
     assert f"/{VARIANT}/" in raw.only("^bundles/triton/.*/manifest.json$")

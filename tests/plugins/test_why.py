@@ -96,7 +96,7 @@ def trained(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Project
     report, said = project.run()
     [why] = report["why"]
     assert (why["state"], report["graphs"]) == ("new", [why["key"]])
-    assert "the bucket knew nothing of workload train" in said
+    assert "the bucket knew nothing of workload" in said
     assert report["engine"] == {"name": "file", "reason": "obstore is used for S3 and GCS only"}
     return project
 

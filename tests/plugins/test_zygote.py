@@ -41,6 +41,16 @@ sys.exit(int(sys.argv[1]))
 """
 
 
+#: Takes an interruption also where its parents ignore them, as those in the background of a shell do.
+PATIENT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("up", flush=True)
+while True:
+    signal.pause()
+"""
+
+
 @pytest.fixture
 def portrait(tmp_path: Path) -> Path:
     (tmp_path / "portrait.py").write_text(PORTRAIT)
@@ -66,7 +76,7 @@ def test_it_is_what_a_fresh_interpreter_is(worker: Worker, fresh_worker: Worker,
 def test_it_takes_the_signals(worker: Worker, portrait: Path, number: signal.Signals) -> None:
     """What ends the command ends the program, and is how the command ends."""
     # It waits for the signal alone: at the end of its input it would race with a signal on its way through the zygote.
-    portrait.write_text("import signal\nprint('up', flush=True)\nwhile True:\n    signal.pause()")
+    portrait.write_text(PATIENT)
     process, reports = dataclasses.replace(worker, program=portrait).start()
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"

@@ -259,7 +259,7 @@ def test_a_missing_bucket_is_told_from_a_missing_object(
         for verb in (*VERBS.values(), *PROBES):
             with pytest.raises(BucketNotFoundError, match="no bucket 'no-such-bucket'"):
                 verb(bucket)
-        assert bucket.stats.requests == 6
+        assert bucket.stats.requests == len(VERBS) + 3  # a probe that writes nothing makes two at the same time
     take_engine("s3fs", monkeypatch)
     with Bucket("gs://no-such-bucket/p", storage_options=fakegcs_server.at("no-such-bucket", "p").options) as bucket:
         assert bucket.get("a", limit=LIMIT) is None
