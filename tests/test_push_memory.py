@@ -40,7 +40,7 @@ def make_kernels(folder: Path, count: int, size: int) -> None:
 
 def peak_of_push(cache: Path, bucket: Path) -> int:
     """Return the most bytes that a push had in memory."""
-    (bucket / "none").mkdir(parents=True)
+    (bucket / "none").mkdir(parents=True, exist_ok=True)
     command = ["push", "--workload", "w", "--url", bucket, "--triton-dir", cache, "--inductor-dir", bucket / "none"]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *map(str, command)], capture_output=True, text=True, check=False, timeout=200
