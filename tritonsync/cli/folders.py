@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,7 @@ from tritonsync.cli.options import Connection
 from tritonsync.cli.output import Output, amount, complain, size
 
 if TYPE_CHECKING:
-    from tritonsync.sync.folders import Folder
+    from tritonsync.sync.folders import Folder, PulledFolder, PushedFolder
 
 __all__ = ["BundleDir", "BundleKey", "Bundles", "chosen_folders", "pull_folders", "push_folders"]
 
@@ -97,22 +97,12 @@ def push_folders(connection: Connection, output: Output, folders: Sequence[Folde
     started = time.perf_counter()
     connection.ask_to_write()
     pushed = [push_folder(store, folder, found=files) for folder, files in found]
-    sent = connection.bucket.stats
     lines = [
         f"pushed {each.name} to {connection.bucket.url}: {amount(each.files, 'file')} ({each.files_new} new) "
         f"from {each.folder}"
         for each in pushed
     ]
-    output.result(
-        {
-            "url": connection.bucket.url,
-            "bundles": [dataclasses.asdict(each) for each in pushed],
-            "bytes_uploaded": sent.bytes_up,
-            "requests": sent.requests,
-            "seconds": round(time.perf_counter() - started, 3),
-        },
-        "\n".join([*lines, f"{size(sent.bytes_up)}, {amount(sent.requests, 'request')}"]),
-    )
+    _say(connection, output, pushed, lines, {"bytes_uploaded": connection.bucket.stats.bytes_up}, started)
 
 
 def pull_folders(connection: Connection, output: Output, folders: Sequence[Folder]) -> None:
@@ -127,26 +117,38 @@ def pull_folders(connection: Connection, output: Output, folders: Sequence[Folde
     started = time.perf_counter()
     connection.ask_to_read()
     pulled = [pull_folder(store, folder) for folder in folders]
-    sent = connection.bucket.stats
     lines = [
         f"pulled {each.name} from {connection.bucket.url}: {amount(each.files, 'file')} ({each.written} written, "
         f"{each.files - each.written} present) into {each.folder}"
         for each in pulled
         if each.files
     ]
-    output.result(
-        {
-            "url": connection.bucket.url,
-            "bundles": [dataclasses.asdict(each) for each in pulled],
-            "bytes_downloaded": sent.bytes_down,
-            "requests": sent.requests,
-            "seconds": round(time.perf_counter() - started, 3),
-        },
-        "\n".join([*lines, f"{size(sent.bytes_down)}, {amount(sent.requests, 'request')}"]),
-    )
+    _say(connection, output, pulled, lines, {"bytes_downloaded": connection.bucket.stats.bytes_down}, started)
     for each in pulled:
         if not each.files:
             nearest = f"; nearest: {', '.join(each.nearest)}" if each.nearest else ""
             complain(f"warning: the bucket holds nothing of {each.name} that fits this host{nearest}")
     if not any(each.files for each in pulled):
         raise typer.Exit(1)
+
+
+def _say(
+    connection: Connection,
+    output: Output,
+    done: Sequence[PushedFolder] | Sequence[PulledFolder],
+    lines: Sequence[str],
+    moved: Mapping[str, int],
+    started: float,
+) -> None:
+    """Print what was done with each folder, and what it took: `moved` names the bytes that went over the network."""
+    requests = connection.bucket.stats.requests
+    output.result(
+        {
+            "url": connection.bucket.url,
+            "bundles": [dataclasses.asdict(each) for each in done],
+            **moved,
+            "requests": requests,
+            "seconds": round(time.perf_counter() - started, 3),
+        },
+        "\n".join([*lines, f"{size(sum(moved.values()))}, {amount(requests, 'request')}"]),
+    )

@@ -108,7 +108,7 @@ class SharedFetch:
 class _Copies:
     """The copies of what a workload lists, fetched when they are first wanted."""
 
-    def __init__(self, context: Context, workload: Manifest | None) -> None:
+    def __init__(self, context: Context, workload: Manifest) -> None:
         self._context, self._workload = context, workload
         self._lock = threading.Lock()
         self._copies: Future[Copies | None] | None = None
@@ -125,8 +125,7 @@ class _Copies:
         return self._copies.result(timeout)
 
     def _fetch(self) -> Copies | None:
-        store = self._context.reader(times.BACKGROUND_S)
-        return None if self._workload is None else store.copies_of(self._workload, timeout=times.BACKGROUND_S)
+        return self._context.reader(times.BACKGROUND_S).copies_of(self._workload, timeout=times.BACKGROUND_S)
 
 
 class Incoming:
@@ -200,8 +199,8 @@ class Incoming:
         with self._lock:
             self._ahead.update(dict.fromkeys(wanted, folder))
             self._ahead_entries, self._ahead_list, self._ahead_folder = entries, workload, folder
-        use_copies = workload is not None and 2 * len(wanted) > len({(entry.kind, entry.key) for entry in graphs})
-        copies = _Copies(self._context, workload) if use_copies else None
+        are_most = 2 * len(wanted) > len({(entry.kind, entry.key) for entry in graphs})
+        copies = _Copies(self._context, workload) if workload is not None and are_most else None
         planned = {self._in_background(kind, key, frozenset(names), copies) for (kind, key), names in wanted.items()}
         if not planned:
             return
@@ -219,8 +218,10 @@ class Incoming:
         """
         with self._lock:
             before, self._ahead_folder = self._ahead_folder, None
+        if before is None:
+            return
         folder = self._context.host().caches().inductor
-        if before not in (None, folder) and not any((folder / name).exists() for name in ("aotautograd", "fxgraph")):
+        if before != folder and not any((folder / name).exists() for name in ("aotautograd", "fxgraph")):
             start_thread(lambda: self.fetch_ahead(self._ahead_entries, self._ahead_list))
 
     def fetched_ahead(self) -> Mapping[tuple[str, str], tuple[Path, Manifest]]:

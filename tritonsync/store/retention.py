@@ -1,10 +1,10 @@
 """What may go from a bucket: what `tritonsync gc` marks, and sweep.py takes away.
 
-A *kept list* is one of the newest lists of a workload that is not too old itself. A bundle stays while a kept
-list names it, or while it is younger than the age that was asked for. Everything that is younger than the grace period
+A *kept list* is one of the newest lists of a workload that is not too old itself. A bundle stays while a kept list
+names it, or while it is younger than the age that was asked for. Everything that is younger than the grace period
 stays, whatever names it: a writer may be about to name it. A reader may hold a list that another one has replaced
-since, or that has become too old, so it counts as kept for as long again. No list names a
-cache folder of another library (`folder`): its bundles are kept as lists are, the newest of each key.
+since, or that has become too old, so it counts as kept for as long again. No list names a cache folder of another
+library (`folder`): its bundles are kept as lists are, the newest of each key.
 """
 
 from __future__ import annotations

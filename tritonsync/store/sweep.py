@@ -1,8 +1,8 @@
 """Taking away what may go, beside live readers and writers (what that is: retention.py).
 
-Of each bundle the manifest goes first, so that no reader finds half of it. Then the lists are read again: where
-one has come meanwhile that names the bundle, its manifest is put back, and nothing was lost; else the rest of its
-objects goes, the pack last. A writer looks again after it has published its list (`missing_entries`), so whichever of
+Of each bundle the manifest goes first, so that no reader finds half of it. Then the lists are read again: where one has
+come meanwhile that names the bundle, its manifest is put back, and nothing was lost; else the rest of its objects goes,
+the pack last. A writer looks again after it has published its list (`missing_entries`), so whichever of
 the two comes last notices the other. It never builds on a pack that lies there alone for long (`Store.publish`): this
 may be the one that is about to go. Kernel folders go last; then the manifests are read once more, and what a new one
 needs is put back out of its pack. A sweep that is killed leaves objects of no bundle, which the next one takes.
@@ -66,7 +66,8 @@ def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> 
     by_bundle: dict[str, list[str]] = {}
     for name in objects:
         by_bundle.setdefault(folder_of(name, 5), []).append(name)
-    gone, spared, done = [], 0, 0
+    gone: list[BundlePlace] = []
+    spared = done = 0
     rest = iter(plan.bundles)
     while batch := list(itertools.islice(rest, BATCH)):
         named = Named(lists.since(known))
@@ -74,21 +75,21 @@ def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> 
         contents = bucket.get_many({place.manifest: MAX_MANIFEST_BYTES for place in going})
         _delete(bucket, contents)
         named = Named(lists.since(known))
+        lost = []
         for place in going:
             data = contents[place.manifest]
             if place in named and isinstance(data, bytes):
                 bucket.create(place.manifest, data)
-                spared += 1
-                continue
-            gone.append(place)
-        spared += len(batch) - len(going)
-        swept = set(gone)
-        rests = [name for place in going if place in swept for name in by_bundle[place.prefix]]
-        manifests, packs = {place.manifest for place in going}, {place.pack for place in going}
+            else:
+                lost.append(place)
+        gone += lost
+        spared += len(batch) - len(lost)
+        rests = {name for place in lost for name in by_bundle[place.prefix]} - {place.manifest for place in lost}
+        packs = rests & {place.pack for place in lost}
         # A manifest that is there now is another writer's. It wrote a pack of its own, unless it saw that this one is
         # gone, and then nothing else is left here that it could have taken for its own.
-        _delete(bucket, [name for name in rests if name not in manifests | packs])
-        _delete(bucket, [name for name in rests if name in packs])
+        _delete(bucket, rests - packs)
+        _delete(bucket, packs)
         done += len(batch)
         if progress is not None:
             progress(done, len(plan.bundles))
