@@ -96,12 +96,21 @@ def test_an_answer_that_breaks_off_is_asked_for_again(bucket: Bucket, proxy: Fau
     assert bucket.get("a/object", limit=LIMIT) == data
 
 
-def test_an_answer_that_is_no_listing_is_asked_for_again(bucket: Bucket, proxy: FaultProxy) -> None:
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("text/html", b"<html>"),
+        ("application/json", b'{"items": ['),
+        ("application/json", b'{"items": [{"name": "a/\xe7"}]}'),
+        ("application/json", b'{"items": [{"mame": "a/object"}]}'),
+    ],
+)
+def test_an_answer_that_is_no_listing_is_asked_for_again(
+    bucket: Bucket, proxy: FaultProxy, kind: str, body: bytes
+) -> None:
     """A gateway's page, or a body that was damaged on its way."""
     bucket.create("a/object", b"x")
-    proxy.fail(answer(200, b"<html>", Content_Type="text/html"), times=1, method="GET")
-    assert list(bucket.list("a/")) == ["a/object"]
-    proxy.fail(answer(200, b'{"items": [', Content_Type="application/json"), times=1, method="GET")
+    proxy.fail(answer(200, body, Content_Type=kind), times=1, method="GET")
     assert list(bucket.list("a/")) == ["a/object"]
 
 

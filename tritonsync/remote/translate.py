@@ -70,6 +70,9 @@ _STATUS_FIELDS = {"azure": "status_code", "gcsfs": "code"}
 #: Packages whose errors without a status are about the network. `json`: an answer of GCS that breaks off, or is none.
 _NETWORK = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "google", "json", "requests", "urllib3"})
 
+#: What clients raise over an answer that was damaged on its way: it is no text, or it lacks a field.
+_NO_ANSWERS = (UnicodeDecodeError, KeyError)
+
 
 class Failure(Exception):  # noqa: N818 - it never leaves this room
     """One attempt that failed.
@@ -275,6 +278,8 @@ def _may_pass(exc: Exception, address: Address) -> bool:
     if isinstance(exc, OSError):
         # A full disk stays full. What sftp and others raise is mostly about the connection.
         return not address.is_folder or exc.errno in (errno.EAGAIN, errno.EINTR, errno.EIO, errno.ESTALE)
+    if isinstance(exc, _NO_ANSWERS):
+        return not address.is_folder
     return type(exc).__module__.partition(".")[0] in _NETWORK
 
 
