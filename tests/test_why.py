@@ -95,6 +95,12 @@ def test_a_key_that_is_there_for_everybody(store: Store) -> None:
     assert why(store, GRAPH, before="2001-01-01T00:00:00Z").state == "new"
 
 
+def test_what_was_published_in_the_second_in_which_a_program_was_started(store: Store) -> None:
+    """It is of the run before, which has just ended: manifests state whole seconds."""
+    store.publish(make_bundle("key"))
+    assert why(store, GRAPH, before=why(store, GRAPH).made).state == "there"
+
+
 def test_a_key_that_is_gone(store: Store) -> None:
     """The list still names it."""
     list_them(store, ("fx_graph", "key", "default"))

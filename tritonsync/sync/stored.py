@@ -49,7 +49,9 @@ class Holdings:
         reader: of the bucket; its trust counts.
         workload: whose bundles; None: all.
         keys: kinds and keys that are listed besides; None: the whole bucket is.
-        before: what was published then or later is left out, as if it were not there; None: nothing is.
+        before: what was published later is left out, as if it were not there; None: nothing is. Manifests state whole
+            seconds: what was published in the same one counts, as the run before this one may have ended in it, and a
+            program that has just been started has compiled nothing yet.
 
     Attributes:
         list: the workload's newest list; None: there is none.
@@ -101,7 +103,7 @@ class Holdings:
 
     def counts(self, found: Manifest | FormatError) -> bool:
         """Whether it was there before; what cannot be read does not tell."""
-        return self._before is None or isinstance(found, FormatError) or found.created < self._before
+        return self._before is None or isinstance(found, FormatError) or found.created <= self._before
 
     def places(self, kind: str, key: str) -> list[BundlePlace]:
         """Return where the bundles of a key lie, but for autotune results."""

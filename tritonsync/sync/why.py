@@ -137,7 +137,7 @@ def explain(
         reader: of the bucket.
         workload: of the program; None: not known.
         compiled: what was.
-        before: what was published since then is the program's own; None: everything counts.
+        before: when the program was started; what was published later is its own; None: everything counts.
         whole: look at the whole bucket, where the workload has nothing to compare with.
 
     Raises:
