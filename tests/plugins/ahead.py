@@ -7,6 +7,8 @@ place before the first call, and how many frames that call has traced.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import json
 import sys
@@ -33,6 +35,12 @@ def decorated(x):
 
 eager = decorated._torchdynamo_orig_callable
 """
+
+#: What a program switches on between `torch.compile` and its first call.
+STATES: dict[str, Callable[[], Any]] = {
+    "autocast": functools.partial(torch.autocast, "cpu", torch.bfloat16),
+    "inference": torch.inference_mode,
+}
 
 
 def outcome(before: int, compiled: Callable[..., Any], eager: Callable[..., Any]) -> dict[str, Any]:
@@ -72,7 +80,8 @@ def main() -> None:
             torch._dynamo.reset()
         if part == "patched":
             subject.helper = subject.other
-        with torch.set_grad_enabled(part == "grad"):
+        inside = STATES.get(part, contextlib.nullcontext)
+        with torch.set_grad_enabled(part == "grad"), inside():
             outcomes[part] = outcome(before, compiled, subject.function)
     print(json.dumps(outcomes), flush=True)
 

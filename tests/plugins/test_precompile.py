@@ -187,6 +187,21 @@ def test_what_is_here_is_loaded_ahead(worker: Worker, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("state", ahead.STATES)
+def test_what_is_loaded_ahead_serves_in_the_state_in_which_it_was_made(
+    worker: Worker, tmp_path: Path, state: str
+) -> None:
+    """Which the program switches on after `torch.compile`, as a training step does with autocast."""
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "subject.py").write_text(ahead.SUBJECT)
+    worker = dataclasses.replace(worker, program=Path(ahead.__file__))
+    where: dict[str, Any] = {"bucket": tmp_path / "bucket", "cache": tmp_path / "cache", **dict.fromkeys(ON, "1")}
+    found = [worker.run(tmp_path / "program", state, **where).out[state] for _ in range(2)]
+    assert [(each["before"], each["traced"]) for each in found] == [(0, 1), (1, 0)]
+    for each in found:
+        assert each["numbers"] == pytest.approx(each["eager"], rel=0.01)  # bfloat16
+
+
 def test_triton_hashes_itself_ahead(fresh_worker: Worker, tmp_path: Path) -> None:
     """On a thread, once, where PyTorch is built for GPUs; a program of another PyTorch is left alone."""
     program = tmp_path / "program.py"

@@ -28,7 +28,7 @@ from tritonsync.plugins.precompile_ahead import may_serve, put_ahead, settle, ta
 from tritonsync.plugins.precompile_entry import bytes_of, initialize, put_in_place, start_anew, trouble_with
 from tritonsync.plugins.precompile_graph import opaque_call
 from tritonsync.plugins.precompile_guards import Kept
-from tritonsync.plugins.precompile_key import key_of
+from tritonsync.plugins.precompile_key import in_program_state, key_of
 from tritonsync.plugins.precompile_process import (
     Function,
     careful,
@@ -249,11 +249,13 @@ def _make_load_guard_manager(original: Callable[..., Any]) -> Callable[..., Any]
     def load_guard_manager(guards_state: Any, target_code: Any, runtime_global_scope: Any) -> Any:  # noqa: ANN401
         from torch._dynamo.guards import _get_closure_vars
 
-        manager = original(guards_state, target_code, runtime_global_scope)
         facts = getattr(guards_state, "tritonsync", None)
-        if facts is not None:
-            kept = Kept(facts, runtime_global_scope, _get_closure_vars(), may_serve())
-            manager.root.add_lambda_guard(kept, ["what was compared by identity is the same"], None)
+        if facts is None:
+            return original(guards_state, target_code, runtime_global_scope)
+        with in_program_state(facts["state"]):
+            manager = original(guards_state, target_code, runtime_global_scope)
+        kept = Kept(facts, runtime_global_scope, _get_closure_vars(), may_serve())
+        manager.root.add_lambda_guard(kept, ["what was compared by identity is the same"], None)
         return manager
 
     return load_guard_manager

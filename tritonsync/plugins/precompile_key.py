@@ -7,23 +7,27 @@ part of the key: another one is a miss. Upstream's key is the function's name an
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import platform
 import sys
 import types
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tritonsync.plugins.digests import UnknownObjectError, digest_of
 from tritonsync.session.session import Session
 
-__all__ = ["beginning_of_key", "environment", "key_of", "program_state"]
+__all__ = ["beginning_of_key", "environment", "in_program_state", "key_of", "program_state"]
 
 #: Changes when entries of an earlier release must not be read any more.
 _FORMAT = 2
 #: Configuration that says nothing of a result: folders, debugging, and the mode itself.
 _NOT_CONFIG = frozenset({"base_dir", "debug_dir_root", "caching_precompile", "_save_config_ignore"})
+#: Kinds of devices whose autocast a result depends on, in the order of `program_state`.
+_AUTOCAST = ("cpu", "cuda")
 #: Of Inductor's: code of the user's that no guard and no key knows.
 _CUSTOM = (
     "joint_custom_pre_pass",
@@ -69,8 +73,7 @@ def program_state() -> tuple[Any, ...]:
     return (
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu") and str(torch.get_autocast_dtype("cpu")),
-        torch.is_autocast_enabled("cuda") and str(torch.get_autocast_dtype("cuda")),
+        *(torch.is_autocast_enabled(kind) and str(torch.get_autocast_dtype(kind)) for kind in _AUTOCAST),
         torch.is_autocast_cache_enabled(),
         str(torch.get_default_dtype()),
         str(torch.utils._device.CURRENT_DEVICE),  # noqa: SLF001
@@ -90,6 +93,30 @@ def program_state() -> tuple[Any, ...]:
         c._len_torch_function_stack(),  # noqa: SLF001
         c._len_torch_dispatch_stack(),  # noqa: SLF001
     )
+
+
+@contextlib.contextmanager
+def in_program_state(state: Sequence[Any]) -> Iterator[None]:
+    """Switch on what guards take from the thread that makes them, as it was in a `program_state`.
+
+    A tensor's dispatch keys are compared together with those of the thread (torch/csrc/dynamo/guards.cpp `TensorCheck`,
+    2.11 and 2.13): a result that is loaded outside the program's autocast would serve no call inside it.
+    """
+    import torch
+
+    _, is_inference, *autocast = state
+    before = [(kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST]
+    with torch.inference_mode(is_inference):
+        try:
+            for kind, dtype in zip(_AUTOCAST, autocast, strict=False):
+                torch.set_autocast_enabled(kind, bool(dtype))
+                if dtype:
+                    torch.set_autocast_dtype(kind, getattr(torch, dtype.removeprefix("torch.")))
+            yield
+        finally:
+            for kind, is_enabled, dtype in before:
+                torch.set_autocast_enabled(kind, is_enabled)
+                torch.set_autocast_dtype(kind, dtype)
 
 
 def beginning_of_key(function: types.FunctionType, backend: Any, context: Any, now: Session) -> str:  # noqa: ANN401
