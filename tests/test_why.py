@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,8 @@ def list_them(store: Store, *bundles: tuple[str, str, str]) -> None:
     store.publish_newest(bundle_of_workload("w", Workload(inductor_dir="/x", entries=entries)), inline=(LIST,))
 
 
-def why(store: Store, compiled: Compiled, *, before: str | None = None) -> Why:
-    [found] = explain(store, "w", [compiled], before=before)
+def why(store: Store, compiled: Compiled, *, before: str | None = None, own: Collection[str] = ()) -> Why:
+    [found] = explain(store, "w", [compiled], before=before, own=own)
     return found
 
 
@@ -96,9 +97,13 @@ def test_a_key_that_is_there_for_everybody(store: Store) -> None:
 
 
 def test_what_was_published_in_the_second_in_which_a_program_was_started(store: Store) -> None:
-    """It is of the run before, which has just ended: manifests state whole seconds."""
+    """Of the run before, which has just ended, unless the program says otherwise: manifests state whole seconds."""
     store.publish(make_bundle("key"))
-    assert why(store, GRAPH, before=why(store, GRAPH).made).state == "there"
+    list_them(store, ("fx_graph", "key", "default"))
+    moment = why(store, GRAPH).made
+    assert why(store, GRAPH, before=moment).state == "there"
+    assert len(store.written) == 2
+    assert why(store, GRAPH, before=moment, own=store.written).state == "new"
 
 
 def test_a_key_that_is_gone(store: Store) -> None:

@@ -95,7 +95,7 @@ def run(
 def _document(command: list[str], watched: Watched, settings: Settings) -> dict[str, Any]:
     """Return the report: what was seen, in which bucket, and why something was compiled."""
     seen = dataclasses.asdict(watched)
-    sessions, _ = seen.pop("sessions"), seen.pop("compiled")
+    sessions, *_ = (seen.pop(name) for name in ("sessions", "compiled", "published"))
     facts: dict[str, Any] = next((session for session in sessions if session.get("engine")), {})
     workload = next((session["workload"] for session in sessions if session.get("workload")), settings.workload)
     return {

@@ -202,7 +202,7 @@ def why_compiled(watched: Watched, settings: Settings, workload: str | None) -> 
             engine=settings.engine,
         ) as bucket:
             reader = Reader(bucket, trust=trust_of(settings))
-            whys = explain(reader, workload, compiled, before=watched.started)
+            whys = explain(reader, workload, compiled, before=watched.started, own=watched.published)
     except TritonSyncError as exc:
         whys = [
             Why(each.kind, each.key, each.name, "not asked", f"the bucket could not be asked why: {exc}")

@@ -44,8 +44,9 @@ def facts_for_report(context: Context, workload: str | None, *, is_off: bool) ->
         facts |= {name: getattr(made, name) for name in ("torch", "triton", "python", "cuda", "device", "target")}
         facts |= {"cpu": host.cpu(), "rank": None if rank is None else [rank.world, rank.rank]}
         if connection.is_made:
-            engine = connection.store(0).bucket.engine
-            facts |= {"engine": engine.name, "engine_reason": engine.reason}
+            store = connection.store(0)
+            facts |= {"engine": store.bucket.engine.name, "engine_reason": store.bucket.engine.reason}
+            facts["published"] = sorted(store.written)
     except Exception as exc:  # noqa: BLE001 - the program ends well, whatever cannot be told
         log.info("the report says less of this process: %s", exc)
     return facts

@@ -70,6 +70,9 @@ class Store(Reader):
         trust: which signatures are asked for when loading; everything is trusted by default.
         cpu: `machine:isa` of this host; a bundle that requires another one is not offered.
         rank: of this process in its job; a bundle that belongs to another one is not offered.
+
+    Attributes:
+        written: prefixes of the bundles that were written by this store, and by those it was made of for this host.
     """
 
     def __init__(
@@ -88,10 +91,11 @@ class Store(Reader):
         # A writer that signs takes only what it signed itself, or was told to trust, for published: an unsigned bundle
         # must not keep the signed one out.
         self._own = self.trust if signer is None else self.trust.including(signer)
+        self.written: set[str] = set()
 
     def on_host(self, *, cpu: str | None, rank: Rank | None = None, environment: Environment | None = None) -> Store:
         """Return the same store for a process of this rank on such a CPU, whose manifests state this environment."""
-        return Store(
+        store = Store(
             self.bucket,
             environment=environment or self.environment,
             signer=self.signer,
@@ -99,6 +103,8 @@ class Store(Reader):
             cpu=cpu,
             rank=rank,
         )
+        store.written = self.written
+        return store
 
     def own(self) -> Reader:
         """Return a reader that takes only what this writer takes for published, so that it signs nothing of strangers.
@@ -344,6 +350,8 @@ class Store(Reader):
                 created = self.bucket.create(place.pack, pack, timeout=deadline.left)
             if place.manifest not in listing:
                 created |= self.bucket.create(place.manifest, manifests.encode(manifest), timeout=deadline.left)
+            if created:
+                self.written.add(place.prefix)
             return Published(place, created, packed)
         log.warning(
             "%s: %d generations of it proved unusable; nothing more is published for it",

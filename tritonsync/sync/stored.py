@@ -49,9 +49,9 @@ class Holdings:
         reader: of the bucket; its trust counts.
         workload: whose bundles; None: all.
         keys: kinds and keys that are listed besides; None: the whole bucket is.
-        before: what was published later is left out, as if it were not there; None: nothing is. Manifests state whole
-            seconds: what was published in the same one counts, as the run before this one may have ended in it, and a
-            program that has just been started has compiled nothing yet.
+        before: what was published later is left out, as if it were not there; None: nothing is. What was published in
+            the same second, and manifests state whole ones, counts: it may be of a run that has just ended.
+        own: prefixes of bundles that are left out, whenever they were published.
 
     Attributes:
         list: the workload's newest list; None: there is none.
@@ -71,8 +71,9 @@ class Holdings:
         *,
         keys: Collection[tuple[str, str]] | None = None,
         before: str | None = None,
+        own: Collection[str] = (),
     ) -> None:
-        self.reader, self.workload, self._before = reader, workload, before
+        self.reader, self.workload, self._before, self._own = reader, workload, before, own
         whole = self._catalog(["bundles/"]) if keys is None else None
         self._lists = whole or self._catalog([] if workload is None else [key_prefix("workload", workload)])
         self.lists = [] if workload is None else list(self._newest_lists(stored_key("workload", workload)))
@@ -103,7 +104,9 @@ class Holdings:
 
     def counts(self, found: Manifest | FormatError) -> bool:
         """Whether it was there before; what cannot be read does not tell."""
-        return self._before is None or isinstance(found, FormatError) or found.created <= self._before
+        if isinstance(found, FormatError):
+            return True
+        return found.place.prefix not in self._own and (self._before is None or found.created <= self._before)
 
     def places(self, kind: str, key: str) -> list[BundlePlace]:
         """Return where the bundles of a key lie, but for autotune results."""

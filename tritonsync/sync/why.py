@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +129,13 @@ def compiled_here(key: str, here: Here, inductor_dir: Path, triton_dir: Path) ->
 
 
 def explain(
-    reader: Reader, workload: str | None, compiled: Sequence[Compiled], *, before: str | None, whole: bool = False
+    reader: Reader,
+    workload: str | None,
+    compiled: Sequence[Compiled],
+    *,
+    before: str | None,
+    own: Collection[str] = (),
+    whole: bool = False,
 ) -> list[Why]:
     """Say of each why it was compiled.
 
@@ -137,7 +143,8 @@ def explain(
         reader: of the bucket.
         workload: of the program; None: not known.
         compiled: what was.
-        before: when the program was started; what was published later is its own; None: everything counts.
+        before: when the program was started; what was published later was not there for it; None: everything counts.
+        own: prefixes of the bundles that it has published itself.
         whole: look at the whole bucket, where the workload has nothing to compare with.
 
     Raises:
@@ -145,7 +152,7 @@ def explain(
         FormatError: the workload's list cannot be read.
     """
     keys = {(each.kind, each.key) for each in compiled if each.key is not None and not each.is_of_graph}
-    holdings = Holdings(reader, workload, keys=None if whole else keys, before=before)
+    holdings = Holdings(reader, workload, keys=None if whole else keys, before=before, own=own)
     nearest = Nearest(holdings)
     return [_why(holdings, nearest, each) for each in compiled]
 

@@ -43,6 +43,7 @@ class Watched:
         sessions: what each session told of itself, see `facts_for_report` of session/notices.py.
         compiled: each graph and kernel that was compiled, as it was reported, and the facts of its process.
         started: when, as manifests state times.
+        published: prefixes of the bundles that its processes have written.
     """
 
     exit_code: int
@@ -56,6 +57,7 @@ class Watched:
     sessions: tuple[dict[str, Any], ...] = ()
     compiled: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = ()
     started: str = ""
+    published: frozenset[str] = frozenset()
 
     @property
     def is_warm(self) -> bool:
@@ -138,6 +140,7 @@ def _summary(exit_code: int, reports: list[list[dict[str, Any]]], started: str =
         sessions=tuple(_sessions(events)),
         compiled=tuple(_compiled(reports)),
         started=started,
+        published=frozenset(prefix for facts in _sessions(events) for prefix in facts.get("published", ())),
     )
 
 
