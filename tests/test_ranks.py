@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bundles import make_value
+from tests.kernels import unprivileged
 from tests.raw import RawBucket
-from tritonsync.errors import FormatError
+from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.ranks import Rank
 from tritonsync.format.value import bundle_of_value
+from tritonsync.local.files import make_own_folder
 from tritonsync.local.inductor_cache import value_path, values, write_value
 from tritonsync.local.owners import has_owners, is_owner, note_owner
 from tritonsync.plugins import inductor
@@ -190,6 +194,21 @@ def test_pull_leaves_to_each_rank_what_is_its_own(raw: RawBucket, tmp_path: Path
     pulled = pull(raw.store(), LocalCaches.at(tmp_path / "pulled"), "job")
     assert (pulled.of_ranks, pulled.missing, pulled.bundles) == (2, (), 1)
     assert list(values(tmp_path / "pulled")) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be two users")
+def test_a_folder_that_root_prepared_serves_another_user(raw: RawBucket) -> None:
+    """Who cannot read whose values are in there is given those that are for all ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # unlike the folders of pytest
+        for rank, data in ((Rank(2, 0), RANKED), (Rank(1, 0), PLAIN)):
+            made(raw, Path(folder), rank, data)
+        make_own_folder(Path(folder) / ".tritonsync")  # as whoever takes a lock does
+        lookup = session(raw, Path(folder), Rank(1, 0)).look_up("fx_graph", KEY)
+        with unprivileged():
+            assert not lookup.is_for_another(PLAIN)
+            with pytest.raises(LocalCacheError):
+                lookup.is_for_another(RANKED)
 
 
 def test_owners_are_noted_beside_each_other(tmp_path: Path) -> None:

@@ -33,8 +33,17 @@ def note_owner(inductor_dir: Path, name: str, owner: Rank) -> None:
 
 
 def has_owners(inductor_dir: Path) -> bool:
-    """Whether any value in the folder belongs to a rank."""
-    return _notes(inductor_dir).exists()
+    """Whether any value in the folder may belong to a rank.
+
+    In a folder that another user prepared, such as the root of an init container or of an image, nobody else can tell.
+    """
+    try:
+        _notes(inductor_dir).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def is_owner(inductor_dir: Path, name: str, reader: Rank) -> bool:
