@@ -82,6 +82,46 @@ def test_a_folder_of_ones_own(run: Run, folder: RawBucket, tmp_path: Path) -> No
     assert contents(tmp_path / "there") == {"a/b": b"1"}
 
 
+def test_a_dry_run_writes_nothing(run: Run, folder: RawBucket, deepgemm: dict[str, str], tmp_path: Path) -> None:
+    """Neither into the bucket nor into the folder; it counts what would be written."""
+    arguments = ("--url", folder.url, "--bundle", "deepgemm")
+    told = run("push", *arguments, "--dry-run", **deepgemm)
+    assert (told.code, folder.names()) == (0, [])
+    assert f"would push deepgemm to {folder.url}: 6 files (6 new)" in told.out
+    run("push", *arguments, **deepgemm)
+    there = tmp_path / "there"
+    told = run("pull", *arguments, "--dry-run", DG_JIT_CACHE_DIR=str(there))
+    assert (told.code, there.exists()) == (0, False)
+    assert f"would pull deepgemm from {folder.url}: 6 files (6 to write, 0 present)" in told.out
+    document = run("pull", *arguments, "--dry-run", "--json", **deepgemm).json
+    assert (document["dry_run"], [each["written"] for each in document["bundles"]]) == (True, [0])
+
+
+def test_strict_wants_every_folder(run: Run, folder: RawBucket, tmp_path: Path) -> None:
+    """Without it, one that the bucket has is enough."""
+    key = ("--url", folder.url, "--bundle-key", "k")
+    run("push", *key, "--bundle-dir", f"mine={write(tmp_path / 'here', {'a': b'1'})}")
+    both = ("--bundle-dir", f"mine={tmp_path / 'there'}", "--bundle-dir", f"other={tmp_path / 'other'}")
+    assert run("pull", *key, *both).code == 0
+    assert run("pull", *key, *both, "--strict").code == 1
+    assert run("pull", *key, *both[:2], "--strict").code == 0
+    assert run("pull", *key, *both, "--files", "launch").code == 2
+
+
+def test_what_of_ones_own_folder_cannot_travel_is_said(run: Run, folder: RawBucket, tmp_path: Path) -> None:
+    """Files whose names no bundle holds, and links; locks are no loss. Nothing but such files is an error."""
+    here = write(tmp_path / "here", {"ok.bin": b"1", "kern@v2.bin": b"2", "deep/x=1.bin": b"3", "a.lock": b""})
+    (here / "link").symlink_to(here / "ok.bin")
+    arguments = ("push", "--url", folder.url, "--bundle-key", "k", "--bundle-dir")
+    pushed = run(*arguments, f"mine={here}")
+    assert pushed.code == 0
+    assert "pushed dir-mine" in pushed.out
+    assert f"warning: 3 files of {here} left out, such as deep/x=1.bin" in pushed.err
+    damaged = run(*arguments, f"bad={write(tmp_path / 'bad', {'k.json': b'{'})}")
+    assert damaged.code == 1
+    assert "nothing was pushed" in damaged.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -93,6 +133,8 @@ def test_a_folder_of_ones_own(run: Run, folder: RawBucket, tmp_path: Path) -> No
         (("--bundle-dir", "/a", "--bundle-key", "k"), 2, "is not NAME=DIR"),
         (("--bundle-dir", "a/b=/a", "--bundle-key", "k"), 1, "needs a name"),
         (("--bundle-key", "k"), 2, "--bundle-key is for"),
+        (("--bundle", ""), 2, "--bundle names nothing"),
+        (("--bundle", ","), 2, "--bundle names nothing"),
     ],
 )
 @pytest.mark.parametrize("command", ["push", "pull"])

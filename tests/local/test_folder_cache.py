@@ -15,7 +15,7 @@ from tritonsync.errors import FormatError, HostileNameError, LocalCacheError, Un
 from tritonsync.format.folder import FolderFile
 from tritonsync.local import folder_cache
 from tritonsync.local.files import HIDDEN_PREFIX, write_new
-from tritonsync.local.folder_cache import ANYTHING, Place, collect, is_here, place, snapshot, sweep
+from tritonsync.local.folder_cache import ANYTHING, Place, absent, collect, place, snapshot, sweep
 from tritonsync.local.presets import PRESETS, Part
 
 ENTRY = f"cache/kernel.sm90_fp8_gemm_1d2d.{HEX * 2}"
@@ -39,11 +39,11 @@ def test_only_what_a_preset_knows_travels(preset: str, tmp_path: Path) -> None:
     found = place_of(preset, make_folder(preset, tmp_path / "here"))
     assert files_in(found) == LAYOUTS[preset]
     target = place_of(preset, tmp_path / "there" / "deep")
-    assert not is_here(target, LAYOUTS[preset])
+    assert absent(target, LAYOUTS[preset])
     placed = place(target, travelling(preset))
     assert (placed.written, placed.present) == (len(LAYOUTS[preset]), 0)
     assert contents(target.path) == LAYOUTS[preset]
-    assert is_here(target, LAYOUTS[preset])
+    assert not absent(target, LAYOUTS[preset])
     again = place(target, travelling(preset))
     assert (again.written, again.present) == (0, len(LAYOUTS[preset]))
     for path in STAYS[preset]:

@@ -66,6 +66,8 @@ def chosen_folders(
     from tritonsync.sync.folders import own_folder, preset_folder
 
     wanted = dict.fromkeys(name.strip() for each in names or () for name in each.split(",") if name.strip())
+    if names and not wanted:
+        raise typer.BadParameter("--bundle names nothing: is a variable empty?")
     found = [preset_folder(name, environment()) for name in wanted]
     for each in folders or ():
         name, equals, folder = each.partition("=")
@@ -75,14 +77,14 @@ def chosen_folders(
     return found
 
 
-def push_folders(connection: Connection, output: Output, folders: Sequence[Folder]) -> None:
-    """Publish the folders.
+def push_folders(connection: Connection, output: Output, folders: Sequence[Folder], *, dry_run: bool) -> None:
+    """Publish the folders, or only say what would be.
 
     Raises:
         TritonSyncError: one cannot be read, or the bucket does not take it.
     """
     from tritonsync.errors import LocalCacheError
-    from tritonsync.local.folder_cache import snapshot
+    from tritonsync.local.folder_cache import ANYTHING, left_out, snapshot
     from tritonsync.sync.environment import host_environment
     from tritonsync.sync.folders import push_folder
 
@@ -95,18 +97,35 @@ def push_folders(connection: Connection, output: Output, folders: Sequence[Folde
             )
     store = connection.store(host_environment())
     started = time.perf_counter()
-    connection.ask_to_write()
-    pushed = [push_folder(store, folder, found=files) for folder, files in found]
+    if dry_run:
+        connection.ask_to_read(new=True)
+    else:
+        connection.ask_to_write()
+    pushed = [push_folder(store, folder, found=files, dry_run=dry_run) for folder, files in found]
     lines = [
-        f"pushed {each.name} to {connection.bucket.url}: {amount(each.files, 'file')} ({each.files_new} new) "
-        f"from {each.folder}"
+        f"{'would push' if dry_run else 'pushed'} {each.name} to {connection.bucket.url}: "
+        f"{amount(each.files, 'file')} ({each.files_new} new) from {each.folder}"
         for each in pushed
     ]
-    _say(connection, output, pushed, lines, {"bytes_uploaded": connection.bucket.stats.bytes_up}, started)
+    moved = {"bytes_uploaded": connection.bucket.stats.bytes_up}
+    _say(connection, output, pushed, lines, moved, started, dry_run=dry_run)
+    for folder in folders:
+        names = left_out(folder.place) if folder.place.parts == ANYTHING else ()
+        if names:
+            complain(
+                f"warning: {amount(len(names), 'file')} of {folder.place.path} left out, such as {names[0]}: links, "
+                "names of other characters than A-Za-z0-9_.- and what lies 8 folders deep do not travel"
+            )
+    if not any(each.files for each in pushed):
+        raise LocalCacheError("nothing was pushed: what is in the folder is damaged, or cannot travel")
 
 
-def pull_folders(connection: Connection, output: Output, folders: Sequence[Folder]) -> None:
-    """Fetch the folders; exit with 1 where there is nothing for any of them.
+def pull_folders(
+    connection: Connection, output: Output, folders: Sequence[Folder], *, strict: bool, dry_run: bool
+) -> None:
+    """Fetch the folders, or only say what would be; exit with 1 where there is nothing for any of them.
+
+    With `strict`, where there is nothing for one of them.
 
     Raises:
         TritonSyncError: one cannot be written, or the bucket could not be asked.
@@ -116,19 +135,21 @@ def pull_folders(connection: Connection, output: Output, folders: Sequence[Folde
     store = connection.store()
     started = time.perf_counter()
     connection.ask_to_read()
-    pulled = [pull_folder(store, folder) for folder in folders]
+    pulled = [pull_folder(store, folder, dry_run=dry_run) for folder in folders]
     lines = [
-        f"pulled {each.name} from {connection.bucket.url}: {amount(each.files, 'file')} ({each.written} written, "
+        f"{'would pull' if dry_run else 'pulled'} {each.name} from {connection.bucket.url}: "
+        f"{amount(each.files, 'file')} ({each.written} {'to write' if dry_run else 'written'}, "
         f"{each.files - each.written} present) into {each.folder}"
         for each in pulled
         if each.files
     ]
-    _say(connection, output, pulled, lines, {"bytes_downloaded": connection.bucket.stats.bytes_down}, started)
+    moved = {"bytes_downloaded": connection.bucket.stats.bytes_down}
+    _say(connection, output, pulled, lines, moved, started, dry_run=dry_run)
     for each in pulled:
         if not each.files:
             nearest = f"; nearest: {', '.join(each.nearest)}" if each.nearest else ""
             complain(f"warning: the bucket holds nothing of {each.name} that fits this host{nearest}")
-    if not any(each.files for each in pulled):
+    if not (all if strict else any)(each.files for each in pulled):
         raise typer.Exit(1)
 
 
@@ -139,6 +160,8 @@ def _say(
     lines: Sequence[str],
     moved: Mapping[str, int],
     started: float,
+    *,
+    dry_run: bool,
 ) -> None:
     """Print what was done with each folder, and what it took: `moved` names the bytes that went over the network."""
     requests = connection.bucket.stats.requests
@@ -147,6 +170,7 @@ def _say(
             "url": connection.bucket.url,
             "bundles": [dataclasses.asdict(each) for each in done],
             **moved,
+            "dry_run": dry_run,
             "requests": requests,
             "seconds": round(time.perf_counter() - started, 3),
         },

@@ -67,7 +67,7 @@ def push(
     folders = chosen_folders(bundle, bundle_dir, bundle_key, workload)
     connection = Connection(context, url, storage_options, timeout)
     if folders:
-        push_folders(connection, output, folders)
+        push_folders(connection, output, folders, dry_run=dry_run)
         return
     name = connection.workload(workload)
     check_given(inductor_dir, triton_dir)
@@ -171,7 +171,9 @@ def pull(
     folders = chosen_folders(bundle, bundle_dir, bundle_key, workload)
     connection = Connection(context, url, storage_options, timeout)
     if folders:
-        pull_folders(connection, output, folders)
+        if files is not None:
+            raise typer.BadParameter("--files is for kernels, not for --bundle")
+        pull_folders(connection, output, folders, strict=strict, dry_run=dry_run)
         return
     name = connection.workload(workload)
     caches, kernels = local_caches(connection.settings, inductor_dir, triton_dir)

@@ -34,7 +34,7 @@ from tritonsync.local.files import (
 from tritonsync.local.presence import is_whole_elf
 from tritonsync.local.presets import Part
 
-__all__ = ["ANYTHING", "Place", "Placed", "Snapshot", "collect", "is_here", "place", "snapshot", "sweep", "units"]
+__all__ = ["ANYTHING", "Place", "Placed", "Snapshot", "absent", "collect", "left_out", "place", "snapshot", "sweep", "units"]
 
 log = logging.getLogger(__name__)
 
@@ -126,10 +126,30 @@ def units(folder: Place, files: Iterable[FolderFile]) -> Mapping[str, tuple[Fold
     return _units(folder.parts, list(files), lambda file: file.path)
 
 
-def is_here(folder: Place, paths: Iterable[str]) -> bool:
-    """Whether there is something for each unit that these files belong to, so that nothing would be written."""
+def absent(folder: Place, paths: Iterable[str]) -> tuple[str, ...]:
+    """Return those of these files that would be written: there is nothing yet for the unit that they belong to."""
     wanted = _units(folder.parts, list(paths), lambda path: path, complete=False)
-    return all(_is_taken(folder.path / unit) for unit in wanted)
+    return tuple(path for unit, group in wanted.items() if not _is_taken(folder.path / unit) for path in group)
+
+
+def left_out(folder: Place) -> tuple[str, ...]:
+    """Return the files and links of a folder that cannot travel, whatever they are; not what is being built.
+
+    Raises:
+        LocalCacheError: the folder cannot be listed.
+    """
+    found = []
+    with disk_errors("list the cache folder", folder.path):
+        for root, folders, files in os.walk(folder.path):
+            folders[:] = [name for name in folders if not _NEVER.fullmatch(name)]
+            links = [name for name in folders if is_link(Path(root, name))]
+            for name in (*links, *files):
+                path = Path(root, name)
+                below = path.relative_to(folder.path).as_posix()
+                is_deep = below.count("/") >= _MAX_DEPTH
+                if not _NEVER.fullmatch(name) and (is_link(path) or is_deep or _part_of(below, folder.parts) is None):
+                    found.append(below)
+    return tuple(sorted(found))
 
 
 def place(folder: Place, files: Sequence[FolderFile]) -> Placed:

@@ -21,7 +21,7 @@ from tritonsync.format.folder import (
 )
 from tritonsync.format.layout import BundlePlace, is_name
 from tritonsync.format.manifest import Manifest
-from tritonsync.local.folder_cache import ANYTHING, Place, Snapshot, collect, is_here, place, snapshot, sweep, units
+from tritonsync.local.folder_cache import ANYTHING, Place, Snapshot, absent, collect, place, snapshot, sweep, units
 from tritonsync.local.presets import PRESETS, facts_of
 from tritonsync.remote.waiting import Deadline
 from tritonsync.store import Loaded, Store
@@ -67,7 +67,7 @@ class PushedFolder:
         folder: where it is.
         files: that are in the bucket now.
         files_new: of those, how many were not there before.
-        created: whether a bundle was written.
+        created: whether a bundle was written; never in a dry run, which says what would be.
     """
 
     name: str
@@ -87,7 +87,7 @@ class PulledFolder:
         key: of its bundles.
         folder: where it is.
         files: in the bucket for this host; 0 for a miss.
-        written: of those, how many were written.
+        written: of those, how many were written, or would be.
         nearest: of a miss, how the bundle that fits best differs; empty where there is none.
     """
 
@@ -129,7 +129,12 @@ def own_folder(name: str, path: Path, key: str) -> Folder:
 
 
 def push_folder(
-    store: Store, folder: Folder, *, found: Snapshot | None = None, timeout: float | None = None
+    store: Store,
+    folder: Folder,
+    *,
+    found: Snapshot | None = None,
+    dry_run: bool = False,
+    timeout: float | None = None,
 ) -> PushedFolder:
     """Publish what is in a folder, together with what the bucket has for the same facts, which wins.
 
@@ -137,6 +142,7 @@ def push_folder(
         store: where to.
         folder: the folder.
         found: what is in it; None: it is looked at.
+        dry_run: write nothing.
         timeout: seconds for all of it.
 
     Raises:
@@ -153,7 +159,7 @@ def push_folder(
     united = {**there, **{unit: here[unit] for unit in new}}
     files = [file for group in united.values() for file in group]
     created = False
-    if new:
+    if new and not dry_run:
         bundle = bundle_of_folder(folder.name, folder.facts, files)
         created = store.publish_newest(bundle, reread=is_damaged, inline=(LIST,), timeout=deadline.left).created
     return PushedFolder(
@@ -176,19 +182,31 @@ def _published(store: Store, folder: Folder, deadline: Deadline) -> tuple[Mappin
     return {}, bool(found.damaged)
 
 
-def pull_folder(store: Store, folder: Folder, *, timeout: float | None = None) -> PulledFolder:
+def pull_folder(
+    store: Store, folder: Folder, *, dry_run: bool = False, timeout: float | None = None
+) -> PulledFolder:
     """Fetch what the bucket has for this host into the folder; what is there stays as it is.
+
+    Args:
+        store: where from.
+        folder: where to.
+        dry_run: fetch and write nothing; what a bundle lists is taken for what it holds.
+        timeout: seconds for all of it.
 
     Raises:
         LocalCacheError: the folder cannot be written, or others may write into it.
         RemoteError: the bucket could not be asked.
     """
     deadline = Deadline(timeout)
-    sweep(folder.place)
+    if not dry_run:
+        sweep(folder.place)
+
+    def to_write(listed: FolderList) -> int:
+        return len(absent(folder.place, [file.path for file in listed.files]))
 
     def is_present(manifest: Manifest) -> bool:
         listed = _list_in(manifest)
-        return listed is not None and is_here(folder.place, [file.path for file in listed.files])
+        return listed is not None and (dry_run or not to_write(listed))
 
     for newest in (1, 8):  # newer ones may be of no use
         found = store.load(FOLDER, folder.key, newest=newest, have=is_present, timeout=deadline.left)
@@ -197,7 +215,8 @@ def pull_folder(store: Store, folder: Folder, *, timeout: float | None = None) -
             if pulled is not None:
                 return pulled
         for manifest in found.present:
-            return _result(folder, len(list_of_manifest(manifest).files), 0)
+            listed = list_of_manifest(manifest)
+            return _result(folder, len(listed.files), to_write(listed))
         if not found.bundles and not found.damaged:
             break
     return _result(folder, 0, 0, _nearest(store, folder, deadline))
