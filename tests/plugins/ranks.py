@@ -6,6 +6,7 @@ Each job begins with a session of its own, as a new process would. Only matrix p
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -136,4 +137,5 @@ def main(rank: int, world: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(240, exit=True)  # ranks that wait for each other say where
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

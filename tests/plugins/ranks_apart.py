@@ -6,6 +6,7 @@ Prints, as a JSON object, what rank by rank was computed eagerly and in each job
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
@@ -76,4 +77,5 @@ def talk(rank: int, folder: Path, told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(240, exit=True)  # ranks that wait for each other say where
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
