@@ -62,7 +62,7 @@ def _careful(patch: Callable[[Any], None]) -> Callable[[ModuleType], None]:
             return
         try:
             patch(module)
-        except UnknownProgramError as exc:
+        except (UnknownProgramError, AttributeError) as exc:
             _given_up = True
             _patches.undo()
             version = getattr(sys.modules.get("torch"), "__version__", "?")

@@ -49,7 +49,7 @@ def _careful(patch: Callable[[Any], None]) -> Callable[[Any], None]:
             return
         try:
             patch(module)
-        except UnknownProgramError as exc:
+        except (UnknownProgramError, AttributeError) as exc:
             _patches.undo()
             warn_once(log, "vllm", "leaves vLLM's artifact alone: this vLLM is not known, %s", exc)
 
