@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib.util
 import math
 import operator
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,6 +161,23 @@ def test_versions_stand_for_what_comes_with_them() -> None:
     assert not is_versioned("torchvision.models")
     assert not is_versioned("transformers")
     assert not is_versioned(None)
+
+
+def test_a_module_of_the_program_with_a_standard_name_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sched.py` beside `train.py` is what a program imports, and Python's version says nothing of it."""
+    digests = []
+    for method in ("x * 2", "x * 3 + 1"):
+        path = tmp_path / "sched.py"
+        path.write_text(f"class Scheduler:\n    def step(self, x):\n        return {method}\n")
+        spec = importlib.util.spec_from_file_location("sched", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "sched", module)
+        spec.loader.exec_module(module)
+        digests.append(digest_of(module.Scheduler))
+    assert not is_versioned("sched")
+    assert len(set(digests)) == 2
 
 
 def test_kernels_written_in_triton_are_told_by_their_source_and_choices() -> None:

@@ -13,17 +13,21 @@ content was read, a guard of its own holds it.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
+import importlib.util
 import inspect
 import operator
 import sys
+import sysconfig
 import types
+from pathlib import Path
 from typing import Any
 
 __all__ = ["UnknownObjectError", "digest_of", "digest_of_code", "digest_of_source", "is_versioned"]
 
-#: Packages whose version stands for their content.
-_VERSIONED = frozenset({"torch", "triton", "builtins", *sys.stdlib_module_names}) - {"__main__"}
+#: Packages whose version stands for their content, beside the standard library.
+_VERSIONED = frozenset({"torch", "triton"})
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis))
 _BUILTINS = (
     types.BuiltinFunctionType,
@@ -82,7 +86,27 @@ def digest_of_source(name: str) -> str:
 
 def is_versioned(module: str | None) -> bool:
     """Whether a module belongs to a package whose version stands for its content."""
-    return module is not None and module.partition(".")[0] in _VERSIONED
+    package = None if module is None else module.partition(".")[0]
+    return package is not None and (package in _VERSIONED or _is_standard(package))
+
+
+@functools.cache
+def _is_standard(package: str) -> bool:
+    """Whether a module comes with Python; a program's own may have the name of one, such as `sched`."""
+    if package not in sys.stdlib_module_names or package == "__main__":
+        return False
+    try:
+        spec = getattr(sys.modules.get(package), "__spec__", None) or importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    if spec is None or spec.origin is None:
+        return False
+    if spec.origin in ("built-in", "frozen"):
+        return True
+    origin = Path(spec.origin)
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    is_installed = {"site-packages", "dist-packages"} & set(origin.parts)
+    return not is_installed and any(library and origin.is_relative_to(library) for library in libraries)
 
 
 def _hash(parts: Any) -> str:  # noqa: ANN401
