@@ -12,7 +12,7 @@ import functools
 import importlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -36,10 +36,21 @@ def decorated(x):
 eager = decorated._torchdynamo_orig_callable
 """
 
+
+@contextlib.contextmanager
+def newer_precision() -> Iterator[None]:
+    """Choose float32 precision by torch's newer switch, after which the older ones cannot be read."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
 #: What a program switches on between `torch.compile` and its first call.
 STATES: dict[str, Callable[[], Any]] = {
     "autocast": functools.partial(torch.autocast, "cpu", torch.bfloat16),
     "inference": torch.inference_mode,
+    "precision": newer_precision,
 }
 
 

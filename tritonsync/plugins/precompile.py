@@ -184,6 +184,9 @@ def _look_up(context: Any, package: Any, wanted: Any, known: Function) -> None: 
         known.leave_out(str(exc))
         take_out(package, wanted, known)
         return
+    except Exception:
+        take_out(package, wanted, known)
+        raise
     if function.__code__ in _in_two_ways:
         known.leave_out("the program compiles it in two ways")
         take_out(package, wanted, known)

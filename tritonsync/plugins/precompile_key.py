@@ -23,11 +23,17 @@ from tritonsync.session.session import Session
 __all__ = ["beginning_of_key", "environment", "in_program_state", "key_of", "program_state"]
 
 #: Changes when entries of an earlier release must not be read any more.
-_FORMAT = 2
+_FORMAT = 3
 #: Configuration that says nothing of a result: folders, debugging, and the mode itself.
 _NOT_CONFIG = frozenset({"base_dir", "debug_dir_root", "caching_precompile", "_save_config_ignore"})
 #: Kinds of devices whose autocast a result depends on, in the order of `program_state`.
 _AUTOCAST = ("cpu", "cuda")
+#: What float32 precision is chosen for. The older switches, such as `allow_tf32`, set the same; to read them fails once
+#: a program has used the newer ones (torch/backends/__init__.py, since 2.9).
+_PRECISIONS = (
+    ("generic", "all"),
+    *((backend, of) for backend in ("cuda", "mkldnn") for of in ("all", "matmul", "conv", "rnn")),
+)
 #: Of Inductor's: code of the user's that no guard and no key knows.
 _CUSTOM = (
     "joint_custom_pre_pass",
@@ -80,9 +86,7 @@ def program_state() -> tuple[Any, ...]:
         torch.get_num_threads(),
         c._get_deterministic_algorithms(),  # noqa: SLF001
         c._get_deterministic_algorithms_warn_only(),  # noqa: SLF001
-        c._get_float32_matmul_precision(),  # noqa: SLF001
-        c._get_cublas_allow_tf32(),  # noqa: SLF001
-        c._get_cudnn_allow_tf32(),  # noqa: SLF001
+        *(c._get_fp32_precision_getter(*of) for of in _PRECISIONS),  # noqa: SLF001
         str(c._get_cublas_allow_fp16_reduced_precision_reduction()),  # noqa: SLF001
         str(c._get_cublas_allow_bf16_reduced_precision_reduction()),  # noqa: SLF001
         c._get_flash_sdp_enabled(),  # noqa: SLF001
@@ -159,7 +163,19 @@ def key_of(function: types.FunctionType, owner: object, backend: Any, context: A
     Raises:
         UnknownObjectError: the key would not tell it apart from another one.
     """
-    return beginning_of_key(function, backend, context, now) + _half([repr(program_state()), _structure(owner)])
+    state = [repr(program_state()), _device_index(), _structure(owner)]
+    return beginning_of_key(function, backend, context, now) + _half(state)
+
+
+def _device_index() -> int:
+    """Return the number of the GPU that tensors are made on which name none, 0 before CUDA is used.
+
+    Code without inputs on a GPU has it burnt in, and no guard; Inductor's key of such a graph holds it too
+    (torch/_inductor/codecache.py `FxGraphHashDetails`, 2.11 and 2.13).
+    """
+    import torch
+
+    return int(torch.cuda.current_device()) if torch.cuda.is_initialized() else 0
 
 
 def _half(facts: list[Any]) -> str:
