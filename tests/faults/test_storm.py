@@ -17,16 +17,12 @@ SECONDS = 25.0
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["moto_server", "fakegcs_server"])
 def test_a_storm(kind: str, request: pytest.FixtureRequest, h200_vit: Path, compiled_kernels: CompiledKernels) -> None:
-    """Nothing wrong is read, nothing half is left, no program fails, and no wait is longer than its limit.
-
-    A command may fail, with an error, where several faults meet in one call; hardly any does.
-    """
+    """Nothing wrong is read, nothing half is left, nothing fails, and no wait is longer than its limit."""
     server: Server = request.getfixturevalue(kind)
     storm = Storm(server, h200_vit, compiled_kernels.directory, seed=1)
     counted = storm.run(SECONDS, writers=3, readers=5)  # fewer than usual: other tests run beside it
     shown = "\n".join([table({kind: counted}), *counted.notes])
-    assert [name for name, count in counted.failures.items() if count and name != "failed_commands"] == [], shown
-    assert counted.failures["failed_commands"] <= 0.05 * counted.commands, shown
+    assert not any(counted.failures.values()), shown
     assert counted.faults > 0, shown
     assert counted.longest_command_s < COMMAND_S, shown
     assert counted.longest_wait_s < BUDGET_S + 1, shown

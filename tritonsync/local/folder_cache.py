@@ -34,7 +34,19 @@ from tritonsync.local.files import (
 from tritonsync.local.presence import is_whole_elf
 from tritonsync.local.presets import Part
 
-__all__ = ["ANYTHING", "Place", "Placed", "Snapshot", "absent", "collect", "left_out", "place", "snapshot", "sweep", "units"]
+__all__ = [
+    "ANYTHING",
+    "Place",
+    "Placed",
+    "Snapshot",
+    "absent",
+    "collect",
+    "left_out",
+    "place",
+    "snapshot",
+    "sweep",
+    "units",
+]
 
 log = logging.getLogger(__name__)
 

@@ -182,9 +182,7 @@ def _published(store: Store, folder: Folder, deadline: Deadline) -> tuple[Mappin
     return {}, bool(found.damaged)
 
 
-def pull_folder(
-    store: Store, folder: Folder, *, dry_run: bool = False, timeout: float | None = None
-) -> PulledFolder:
+def pull_folder(store: Store, folder: Folder, *, dry_run: bool = False, timeout: float | None = None) -> PulledFolder:
     """Fetch what the bucket has for this host into the folder; what is there stays as it is.
 
     Args:
