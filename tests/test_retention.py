@@ -148,6 +148,45 @@ def test_leftovers_of_killed_writers_go(tmp_path: Path) -> None:
     assert len(store.load("fx_graph", "whole").bundles) == 1
 
 
+def test_objects_of_others_stay(tmp_path: Path) -> None:
+    """Whatever they are called: what tritonsync does not write is neither a leftover nor a kernel folder."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    store = raw.store()
+    publish(store, make_bundle("going", kernels=1))
+    place = Catalog(store.bucket).places[0]
+    theirs = [
+        "models/x.bin",
+        "bundles/app.js",
+        "bundles/frontend/app.js",
+        f"bundles/fx_graph/going/default/{'z' * 32}/pack.tar.zst",
+        f"{place.prefix}notes.txt",
+        f"{place.prefix}payloads/deep/er",
+        "kernels/linux-6.8/vmlinuz",
+        "kernels/flash_attn/v3/fa3.so",
+        f"kernels/flash_attn/{'0' * 32}/build/fa3.so",
+    ]
+    for name in theirs:
+        raw.write(name, b"precious")
+    plan = collect(store, Policy(older_than=DAY), days=2)
+    assert plan.bundles == (place,)
+    assert raw.names() == sorted(theirs)
+
+
+def test_a_cache_below_a_prefix_that_was_forgotten_stays(tmp_path: Path) -> None:
+    """Such as the one of the README, `kernels`, or `bundles`."""
+    for prefix in ("kernels", "bundles"):
+        raw = RawBucket(str(tmp_path / prefix))
+        below = RawBucket(f"{raw.url}/{prefix}").store()
+        below.bucket.probe()
+        publish(below, make_bundle("key", kernels=2))
+        publish_list(below, "job", "key")
+        before = raw.names()
+        assert len(before) > 5
+        plan = collect(raw.store(), Policy(older_than=0.0), days=100)
+        assert (plan.bundles, plan.leftovers, plan.folders, plan.bytes) == ((), (), (), 0)
+        assert raw.names() == before
+
+
 def test_what_a_newer_tritonsync_wrote_stays(tmp_path: Path) -> None:
     """And with it every kernel folder, because nobody here can tell which ones it uses."""
     raw = RawBucket(str(tmp_path / "bucket"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.cli.conftest import Run
 from tests.raw import RawBucket
 
@@ -46,3 +48,16 @@ def test_wrong_ages_and_sizes_are_usage_errors(run: Run, vit: RawBucket) -> None
     """Nothing is removed over a typo."""
     assert run("gc", "--url", vit.url, "--older-than", "soon").code == 2
     assert run("gc", "--url", vit.url, "--max-size", "big").code == 2
+
+
+def test_nothing_is_removed_where_tritonsync_never_wrote(run: Run, tmp_path: Path) -> None:
+    """A URL without its prefix, say: that is an error, even in a dry run."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    theirs = f"kernels/flash_attn/{'0' * 32}/fa3.so"
+    raw.write(theirs, b"precious")
+    for command in (["gc", "--grace", "0s"], ["gc", "--dry-run"], ["rm", "vit"]):
+        ran = run(*command, "--url", raw.url)
+        assert (ran.code, ran.out) == (1, "")
+        assert f"{raw.url} holds neither a bundle nor tritonsync.json" in ran.err
+        assert "its prefix" in ran.err
+    assert raw.names() == [theirs]

@@ -8,9 +8,11 @@ from tritonsync.errors import HostileNameError
 from tritonsync.format.layout import (
     FORMAT_CONTENT,
     BundlePlace,
+    kernel_folder_of,
     kernel_prefix,
     key_prefix,
     parse_manifest_name,
+    parse_object_name,
     safe_key,
 )
 from tritonsync.format.manifest import FORMAT
@@ -43,6 +45,19 @@ def test_places_are_read_back(key: str, variant: str) -> None:
 def test_other_objects_are_no_manifests(name: str) -> None:
     """Only the one name under a bundle's own prefix makes it exist."""
     assert parse_manifest_name(name) is None
+
+
+def test_the_objects_of_bundles_and_kernel_folders_are_known_by_their_names() -> None:
+    """Those that a writer makes, and none beside or below them."""
+    place = BundlePlace("fx_graph", "key", "default", "0" * 32)
+    for name in (place.manifest, place.pack, place.start, place.payload("x"), place.payload("manifest.json")):
+        assert parse_object_name(name) == place
+        assert parse_object_name(f"{name}/x") is None
+        assert parse_object_name(name.replace("0" * 32, "1" * 31)) is None
+    assert parse_object_name(place.prefix + "x") is None
+    assert kernel_folder_of(f"kernels/HASH/{'0' * 32}/x.cubin") == f"kernels/HASH/{'0' * 32}/"
+    for name in ("kernels/HASH/v3/x.cubin", f"kernels/HASH/{'0' * 32}/x/y", f"kernels/../{'0' * 32}/x"):
+        assert kernel_folder_of(name) is None
 
 
 def test_names_are_fixed() -> None:

@@ -16,6 +16,7 @@ from tritonsync.cli.output import Output, age, amount, size
 from tritonsync.cli.progress import progress
 
 if TYPE_CHECKING:
+    from tritonsync.store.catalog import Catalog
     from tritonsync.store.retention import Policy
 
 __all__ = ["du", "gc", "rm"]
@@ -152,6 +153,7 @@ def _collect(
     connection = Connection(context, url, storage_options, timeout)
     connection.ask_to_read()
     catalog = Catalog(connection.bucket)
+    _check_is_ours(catalog)
     name = policy.workload
     lists = {place.key for place in catalog.places if place.kind == "workload"}
     if name is not None and stored_key("workload", name) not in lists:
@@ -186,6 +188,25 @@ def _collect(
         document,
         f"{what}; {amount(plan.kept_bundles, 'bundle')}, {size(plan.kept_bytes)} stay in {connection.bucket.url}",
     )
+
+
+def _check_is_ours(catalog: Catalog) -> None:
+    """Remove nothing where a URL that lacks its prefix may lead.
+
+    Raises:
+        NotInBucketError: tritonsync has never written there.
+        RemoteError: the bucket could not be asked.
+    """
+    from tritonsync.errors import NotInBucketError
+    from tritonsync.format.layout import FORMAT_OBJECT, MAX_FORMAT_BYTES
+
+    bucket = catalog.bucket
+    if not catalog.places and bucket.get(FORMAT_OBJECT, limit=MAX_FORMAT_BYTES) is None:
+        raise NotInBucketError(
+            f"{bucket.url} holds neither a bundle nor {FORMAT_OBJECT}, so nothing in it is tritonsync's to remove",
+            url=bucket.url,
+            hint="correct the URL, its prefix above all",
+        )
 
 
 def du(

@@ -35,9 +35,11 @@ __all__ = [
     "check_text",
     "is_id",
     "is_name",
+    "kernel_folder_of",
     "kernel_prefix",
     "key_prefix",
     "parse_manifest_name",
+    "parse_object_name",
     "safe_key",
     "stored_key",
     "workload_key",
@@ -168,12 +170,27 @@ def kernel_prefix(kernel_hash: str, content_id: str) -> str:
 
 def parse_manifest_name(name: str) -> BundlePlace | None:
     """Return the place whose manifest this is, or None for any other object."""
+    if not name.endswith("/manifest.json"):
+        return None
+    place = parse_object_name(name)
+    return place if place is not None and place.manifest == name else None
+
+
+def parse_object_name(name: str) -> BundlePlace | None:
+    """Return the place of the bundle that an object is part of, or None for what no tritonsync writes."""
     parts = name.split("/")
-    if len(parts) != 6 or parts[0] != "bundles" or parts[5] != "manifest.json" or not all(map(is_name, parts)):
+    if len(parts) < 6 or parts[0] != "bundles" or not is_id(parts[4]) or not all(map(is_name, parts)):
         return None
-    if not is_id(parts[4]):
+    place = BundlePlace(kind=parts[1], key=parts[2], variant=parts[3], bundle_id=parts[4])
+    return place if name in (place.manifest, place.pack, place.start, place.payload(parts[-1])) else None
+
+
+def kernel_folder_of(name: str) -> str | None:
+    """Return the prefix of the kernel folder that a file lies in, or None for what no tritonsync writes."""
+    parts = name.split("/")
+    if len(parts) != 4 or parts[0] != "kernels" or not is_id(parts[2]) or not all(map(is_name, parts)):
         return None
-    return BundlePlace(kind=parts[1], key=parts[2], variant=parts[3], bundle_id=parts[4])
+    return kernel_prefix(parts[1], parts[2])
 
 
 _KNOWN: int = json.loads(FORMAT_CONTENT)["format"]

@@ -4,7 +4,8 @@ A *kept list* is one of the newest lists of a workload that is not too old itsel
 names it, or while it is younger than the age that was asked for. Everything that is younger than the grace period
 stays, whatever names it: a writer may be about to name it. A reader may hold a list that another one has replaced
 since, or that has become too old, so it counts as kept for as long again. No list names a cache folder of another
-library (`folder`): its bundles are kept as lists are, the newest of each key.
+library (`folder`): its bundles are kept as lists are, the newest of each key. Objects whose names are not those of
+format/layout.py are somebody else's: they neither go nor count.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tritonsync import times
 from tritonsync.errors import FormatError, NewerFormatError
-from tritonsync.format.bundle import CHANGING, ROOTS
-from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, parse_manifest_name, stored_key
+from tritonsync.format.bundle import CHANGING, KINDS, ROOTS
+from tritonsync.format.layout import (
+    AUTOTUNE,
+    BundlePlace,
+    kernel_folder_of,
+    kernel_prefix,
+    parse_manifest_name,
+    parse_object_name,
+    stored_key,
+)
 from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
 from tritonsync.remote.bucket import Bucket, ObjectInfo
 from tritonsync.store.catalog import Catalog, Objects, places_in
 
-__all__ = ["Lists", "Named", "Plan", "Policy", "folder_of", "folders_of", "mark"]
+__all__ = ["Lists", "Named", "Plan", "Policy", "folders_of", "mark", "objects_of_bundles"]
 
 Clock = Callable[[], float]
 #: Kind and key of what no list names.
@@ -54,7 +63,7 @@ class Plan:
 
     Attributes:
         bundles: lists first, then the oldest bundle first.
-        leftovers: names of objects of no bundle.
+        leftovers: names of objects of bundles that have no manifest.
         folders: prefixes of kernel folders that no bundle uses that stays.
         bytes: of all their objects.
         kept_bundles: how many stay.
@@ -131,8 +140,11 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     """
     now, objects = clock(), catalog.objects
     ages = {place: now - (objects[place.manifest].modified or 0.0) for place in catalog.places}
-    sizes, kernels = _sizes(objects), catalog.bucket.list("kernels/")
-    kernel_sizes, (uses, newer) = _sizes(kernels, depth=3), folders_of(catalog, catalog.places)
+    parts = objects_of_bundles(objects)
+    sizes = {prefix: sum(objects[name].size for name in names) for prefix, names in parts.items()}
+    kernels = _kernel_folders(catalog.bucket.list("kernels/"))
+    kernel_sizes = {folder: sum(info.size for info in files) for folder, files in kernels.items()}
+    uses, newer = folders_of(catalog, catalog.places)
     lists = Lists(catalog.bucket, catalog)
     roots = _roots(catalog.places)
     lists.read(place for places in roots.values() for place in places if place.kind == "workload")
@@ -154,13 +166,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
         kept[place.kind, place.key] = []
         going, folders, freed = found(dataclasses.replace(policy, older_than=policy.grace))
     staying = len(catalog.places) - len(going)
-    # Of kinds that are not known here as well.
-    with_manifest = {place.prefix for place in map(parse_manifest_name, objects) if place is not None}
-    leftovers = tuple(
-        name
-        for name, info in sorted(objects.items())
-        if folder_of(name, 5) not in with_manifest and _is_old(info, now, policy.grace) and policy.workload is None
-    )
+    leftovers = () if policy.workload is not None else _leftovers(objects, now, policy.grace)
     freed += sum(objects[name].size for name in leftovers)
     return Plan(
         bundles=tuple(sorted(going, key=lambda place: (place.kind not in ROOTS, -ages[place], place.prefix))),
@@ -232,21 +238,19 @@ def _going(
 def _unused_folders(
     uses: Mapping[BundlePlace, frozenset[str]],
     going: Collection[BundlePlace],
-    kernels: Objects,
+    kernels: Mapping[str, list[ObjectInfo]],
     now: float,
     policy: Policy,
 ) -> list[str]:
     """Return the kernel folders that nothing uses that stays; those of one workload only, if one was chosen."""
     used = {folder for place, folders in uses.items() if place not in going for folder in folders}
     theirs = {folder for place in going for folder in uses.get(place, ())}
-    newest: dict[str, float] = {}
-    for name, info in kernels.items():
-        folder = folder_of(name, 3)
-        newest[folder] = max(newest.get(folder, 0.0), info.modified or 0.0)
     return [
         folder
-        for folder, modified in sorted(newest.items())
-        if folder not in used and now - modified > policy.grace and (policy.workload is None or folder in theirs)
+        for folder, files in sorted(kernels.items())
+        if folder not in used
+        and all(_is_old(info, now, policy.grace) for info in files)
+        and (policy.workload is None or folder in theirs)
     ]
 
 
@@ -263,17 +267,36 @@ def folders_of(
     return uses, newer
 
 
-def _sizes(objects: Objects, depth: int = 5) -> dict[str, int]:
-    sizes: dict[str, int] = {}
+def objects_of_bundles(objects: Objects) -> dict[str, list[str]]:
+    """Group the names of a listing by the prefix of their bundle; what no tritonsync writes is left out."""
+    found: dict[str, list[str]] = {}
+    for name in objects:
+        place = parse_object_name(name)
+        if place is not None:
+            found.setdefault(place.prefix, []).append(name)
+    return found
+
+
+def _kernel_folders(objects: Objects) -> dict[str, list[ObjectInfo]]:
+    """Group the files of a listing by their kernel folder; what no tritonsync writes is left out."""
+    found: dict[str, list[ObjectInfo]] = {}
     for name, info in objects.items():
-        prefix = folder_of(name, depth)
-        sizes[prefix] = sizes.get(prefix, 0) + info.size
-    return sizes
+        folder = kernel_folder_of(name)
+        if folder is not None:
+            found.setdefault(folder, []).append(info)
+    return found
 
 
-def folder_of(name: str, depth: int) -> str:
-    """Return the folder that an object lies in: `bundles/<kind>/<key>/<variant>/<id>/`, `kernels/<hash>/<content>/`."""
-    return "/".join(name.split("/")[:depth]) + "/"
+def _leftovers(objects: Objects, now: float, grace: float) -> tuple[str, ...]:
+    """Return what writers that were killed, and sweeps, have left: old objects of bundles that have no manifest."""
+    with_manifest = {place.prefix for place in map(parse_manifest_name, objects) if place is not None}
+    found = []
+    for name, info in sorted(objects.items()):
+        place = parse_object_name(name)
+        # What belongs to a bundle of a kind that is not known here is not known either.
+        if place is not None and place.kind in KINDS and place.prefix not in with_manifest:
+            found += [name] if _is_old(info, now, grace) else []
+    return tuple(found)
 
 
 def _is_old(info: ObjectInfo, now: float, grace: float) -> bool:

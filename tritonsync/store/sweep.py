@@ -15,13 +15,13 @@ import itertools
 from collections.abc import Collection, Iterable
 
 from tritonsync.format.bundle import CHANGING
-from tritonsync.format.layout import BundlePlace, key_prefix
+from tritonsync.format.layout import BundlePlace, kernel_folder_of, key_prefix
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES
 from tritonsync.format.workload import WorkloadEntry
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import Progress, in_parallel
 from tritonsync.store.catalog import Catalog, places_in
-from tritonsync.store.retention import Lists, Named, Plan, folder_of, folders_of
+from tritonsync.store.retention import Lists, Named, Plan, folders_of, objects_of_bundles
 from tritonsync.store.writer import Published, Store
 
 __all__ = ["Swept", "missing_entries", "sweep"]
@@ -63,9 +63,7 @@ def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> 
     bucket, objects = catalog.bucket, catalog.objects
     known = {place for place in catalog.places if place.kind == "workload"}
     lists = Lists(bucket, catalog)
-    by_bundle: dict[str, list[str]] = {}
-    for name in objects:
-        by_bundle.setdefault(folder_of(name, 5), []).append(name)
+    by_bundle = objects_of_bundles(objects)
     gone: list[BundlePlace] = []
     spared = done = 0
     rest = iter(plan.bundles)
@@ -112,7 +110,7 @@ def _sweep_folders(catalog: Catalog, folders: Collection[str]) -> dict[str, int]
     if newer:
         return {}
     going = set(folders) - {folder for used in uses.values() for folder in used}
-    files = {name: info.size for name, info in bucket.list("kernels/").items() if folder_of(name, 3) in going}
+    files = {name: info.size for name, info in bucket.list("kernels/").items() if kernel_folder_of(name) in going}
     _delete(bucket, files)
     after = Catalog(bucket, trust=catalog.trust)
     uses, _ = folders_of(after, set(after.places) - set(before.places))
