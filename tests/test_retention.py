@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from tests.bundles import make_bundle, make_kernel, make_value
 from tests.raw import RawBucket
 from tests.traffic import Traffic
+from tritonsync.errors import RemoteTimeoutError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, workload_of_manifest
 from tritonsync.local.inductor_cache import write_value
-from tritonsync.remote.bucket import Bucket
+from tritonsync.remote.bucket import Answer, Bucket
 from tritonsync.session.context import Host
 from tritonsync.session.session import Session
 from tritonsync.session.workload import WorkloadRecord
@@ -222,6 +224,57 @@ def test_a_list_that_comes_during_the_sweep_saves_its_bundles(tmp_path: Path, mo
     swept = sweep(catalog, plan)
     assert (swept.bundles, swept.spared) == (0, 2)
     assert raw.contents("^bundles/fx_graph") == contents
+
+
+def test_a_bundle_whose_manifest_cannot_be_read_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be put back for a list that names it meanwhile."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    store = raw.store()
+    for key in ("silent", "gone", "good"):
+        publish(store, make_bundle(key, kernels=1, build=key))
+    catalog = Catalog(store.bucket)
+    plan = mark(catalog, Policy(older_than=0.0, grace=0.0), clock=lambda: time.time() + DAY)
+    silent, before = raw.only("^bundles/fx_graph/silent/.*manifest"), raw.contents("/silent/")
+    original = Bucket.get_many
+
+    def get_many(bucket: Bucket, limits: Mapping[str, int], **given: float) -> dict[str, Answer]:
+        if silent not in limits:
+            return original(bucket, limits, **given)
+        monkeypatch.undo()
+        raw.delete(raw.only("^bundles/fx_graph/gone/.*manifest"))
+        return {**original(store.bucket, limits), silent: RemoteTimeoutError("no whole answer")}
+
+    monkeypatch.setattr(Bucket, "get_many", get_many)
+    swept = sweep(catalog, plan)
+    assert (swept.bundles, swept.spared, swept.unread) == (2, 0, 1)
+    assert keys_in(raw) == {"silent"}
+    assert raw.contents("/silent/") == before
+    assert len(store.load("fx_graph", "silent").bundles) == 1
+
+
+@pytest.mark.parametrize("failing", ["list", "delete"])
+def test_manifests_are_put_back_where_nobody_can_tell_who_names_them(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second look at the lists fails, or not all could be deleted: readers find all of them."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    store = raw.store()
+    for number in range(3):
+        publish(store, make_bundle(f"key{number}", kernels=1))
+    before = raw.contents()
+    catalog = Catalog(store.bucket)
+    plan = mark(catalog, Policy(older_than=0.0, grace=0.0), clock=lambda: time.time() + DAY)
+    original = getattr(Bucket, failing)
+
+    def fail(bucket: Bucket, name: str, **given: float) -> Any:
+        if "/key2/" in name or not raw.names("^bundles/fx_graph/key0/.*manifest"):
+            raise RemoteTimeoutError("no whole answer")
+        return original(bucket, name, **given)
+
+    monkeypatch.setattr(Bucket, failing, fail)
+    with pytest.raises(RemoteTimeoutError):
+        sweep(catalog, plan)
+    assert raw.contents() == before
 
 
 def test_a_writer_notices_what_was_swept(tmp_path: Path) -> None:

@@ -184,6 +184,8 @@ def _collect(
         what = f"removed {amount(swept.bundles, 'bundle')}, {amount(swept.objects, 'object')}, {size(swept.bytes)}"
         if swept.spared:
             what += f"; spared {amount(swept.spared, 'bundle')} that a new list names"
+        if swept.unread:
+            what += f"; left {amount(swept.unread, 'bundle')} whose manifest could not be read"
     output.result(
         document,
         f"{what}; {amount(plan.kept_bundles, 'bundle')}, {size(plan.kept_bytes)} stay in {connection.bucket.url}",

@@ -1,19 +1,21 @@
 """Taking away what may go, beside live readers and writers (what that is: retention.py).
 
-Of each bundle the manifest goes first, so that no reader finds half of it. Then the lists are read again: where one has
-come meanwhile that names the bundle, its manifest is put back, and nothing was lost; else the rest of its objects goes,
-the pack last. A writer looks again after it has published its list (`missing_entries`), so whichever of
-the two comes last notices the other. It never builds on a pack that lies there alone for long (`Store.publish`): this
-may be the one that is about to go. Kernel folders go last; then the manifests are read once more, and what a new one
-needs is put back out of its pack. A sweep that is killed leaves objects of no bundle, which the next one takes.
+Of each bundle the manifest goes first, so that no reader finds half of it; one that could not be read before stays.
+Then the lists are read again: where one has come meanwhile that names the bundle, or nobody can tell, its manifest is
+put back, and nothing was lost; else the rest of its objects goes, the pack last. A writer looks again after it has
+published its list (`missing_entries`), so whichever of the two comes last notices the other. It never builds on a pack
+that lies there alone for long (`Store.publish`): this may be the one that is about to go. Kernel folders go last; then
+the manifests are read once more, and what a new one needs is put back out of its pack. A sweep that is killed leaves
+objects of no bundle, which the next one takes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
+from tritonsync.errors import RemoteError
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.layout import BundlePlace, kernel_folder_of, key_prefix
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES
@@ -41,12 +43,14 @@ class Swept:
         objects: how many are gone, those of the bundles included.
         bytes: of these objects.
         spared: bundles of the plan that a list named meanwhile, and that stay.
+        unread: bundles of the plan that stay because their manifest could not be read.
     """
 
     bundles: int
     objects: int
     bytes: int
     spared: int
+    unread: int
 
 
 def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> Swept:
@@ -65,23 +69,27 @@ def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> 
     lists = Lists(bucket, catalog)
     by_bundle = objects_of_bundles(objects)
     gone: list[BundlePlace] = []
-    spared = done = 0
+    spared = unread = done = 0
     rest = iter(plan.bundles)
     while batch := list(itertools.islice(rest, BATCH)):
         named = Named(lists.since(known))
         going = [place for place in batch if place not in named]
-        contents = bucket.get_many({place.manifest: MAX_MANIFEST_BYTES for place in going})
-        _delete(bucket, contents)
-        named = Named(lists.since(known))
-        lost = []
-        for place in going:
-            data = contents[place.manifest]
-            if place in named and isinstance(data, bytes):
-                bucket.create(place.manifest, data)
-            else:
-                lost.append(place)
+        answers = bucket.get_many({place.manifest: MAX_MANIFEST_BYTES for place in going})
+        # What could not be read could not be put back either.
+        readable = [place for place in going if not isinstance(answers[place.manifest], Exception)]
+        contents = {place: data for place in readable if isinstance(data := answers[place.manifest], bytes)}
+        try:
+            _delete(bucket, [place.manifest for place in readable])
+            named = Named(lists.since(known))
+        except BaseException:
+            _put_back(bucket, contents)
+            raise
+        saved = {place: data for place, data in contents.items() if place in named}
+        _put_back(bucket, saved)
+        lost = [place for place in readable if place not in saved]
         gone += lost
-        spared += len(batch) - len(lost)
+        unread += len(going) - len(readable)
+        spared += len(batch) - len(going) + len(saved)
         rests = {name for place in lost for name in by_bundle[place.prefix]} - {place.manifest for place in lost}
         packs = rests & {place.pack for place in lost}
         # A manifest that is there now is another writer's. It wrote a pack of its own, unless it saw that this one is
@@ -97,7 +105,26 @@ def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> 
     files = _sweep_folders(catalog, plan.folders)
     names += files
     removed += sum(files.values())
-    return Swept(bundles=len(gone), objects=len(names), bytes=removed, spared=spared)
+    return Swept(bundles=len(gone), objects=len(names), bytes=removed, spared=spared, unread=unread)
+
+
+def _put_back(bucket: Bucket, contents: Mapping[BundlePlace, bytes]) -> None:
+    """Write manifests again, as many as the bucket takes.
+
+    Raises:
+        RemoteError: it did not take one of them.
+    """
+
+    def create(place: BundlePlace) -> RemoteError | None:
+        try:
+            bucket.create(place.manifest, contents[place])
+        except RemoteError as exc:
+            return exc
+        return None
+
+    for error in in_parallel(create, contents, DELETES_AT_ONCE).values():
+        if error is not None:
+            raise error
 
 
 def _sweep_folders(catalog: Catalog, folders: Collection[str]) -> dict[str, int]:
