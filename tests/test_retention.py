@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from tests.bundles import make_bundle, make_kernel, make_value
+from tests.keys import make_key
 from tests.raw import RawBucket
 from tests.traffic import Traffic
 from tritonsync.errors import RemoteTimeoutError
 from tritonsync.format.bundle import Bundle
+from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, workload_of_manifest
 from tritonsync.local.inductor_cache import write_value
 from tritonsync.remote.bucket import Answer, Bucket
@@ -339,6 +341,76 @@ def test_a_list_counts_as_long_as_somebody_may_hold_it(tmp_path: Path) -> None:
     for hours, left in ((0, {"b", "c", "job"}), (1.1, {"c", "job"}), (1.9, {"c", "job"}), (2.1, set())):
         collect(store, hour, days=hours / 24)
         assert keys_in(raw) == left
+
+
+def age(folder: Path, days: float) -> None:
+    """Let everything in a folder have been written so long ago."""
+    for path in folder.rglob("*"):
+        stamp = time.time() - days * DAY
+        os.utime(path, (stamp, stamp))
+
+
+def test_the_newest_list_of_each_signer_is_kept(tmp_path: Path) -> None:
+    """Teams that trust other keys share a bucket, and the derived name of a workload."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    stores = [raw.store()]
+    for _ in range(2):
+        key = make_key()
+        stores.append(raw.store(signer=Signer.from_pem(key.private), trust=TrustPolicy.from_pems([key.public])))
+    for number, store in enumerate(stores):
+        for name in (f"old{number}", f"new{number}"):
+            publish(store, make_bundle(name, kernels=1))
+            publish_list(store, "job", name)
+    age(tmp_path / "bucket", 5)
+    age(tmp_path / "bucket/bundles/fx_graph", 20)
+    collect(stores[0], Policy(older_than=10 * DAY))
+    assert keys_in(raw) == {"job", "new0", "new1", "new2"}
+    for number, store in enumerate(stores[1:], 1):
+        [newest] = store.load("workload", "job", newest=1, have=lambda _: True).present
+        assert {entry.key for entry in workload_of_manifest(newest).entries} == {f"new{number}"}
+
+
+@pytest.mark.parametrize("state", ["damaged", "newer"])
+def test_a_list_that_cannot_be_read_may_name_anything(state: str, tmp_path: Path) -> None:
+    """And takes no other list's place. A damaged one goes as others do, once readable ones have taken its own."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    store = raw.store()
+    for key in ("good", "bad", "unnamed"):
+        publish(store, make_bundle(key, kernels=1))
+    publish_list(store, "job", "good")
+    [good] = raw.names("^bundles/workload/.*manifest")
+    publish_list(store, "job", "bad")
+    [bad] = set(raw.names("^bundles/workload/.*manifest")) - {good}
+    data = raw.read(bad)
+    raw.write(bad, data[:-9] if state == "damaged" else data.replace(b'"format":1', b'"format":2'))
+    age(tmp_path / "bucket", 100)
+    before = raw.names()
+    catalog = Catalog(store.bucket)
+    plan = mark(catalog, Policy(older_than=101 * DAY))
+    assert [place.manifest for place in plan.unread] == [bad]
+    assert (plan.bundles, plan.folders) == ((), ())
+    publish_list(store, "job", "good", "other")
+    names = {place.manifest for place in collect(store, Policy(older_than=50 * DAY, grace=60.0), days=1).bundles}
+    if state == "damaged":
+        assert {good, bad} < names
+        assert keys_in(raw) == {"job", "good"}
+    else:
+        assert names == {good}
+        assert set(raw.names()) > set(before) - {good}
+
+
+def test_a_list_that_comes_during_the_sweep_and_cannot_be_read_saves_all(tmp_path: Path) -> None:
+    """It may name any of them."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    store = raw.store()
+    publish(store, make_bundle("key", kernels=1))
+    catalog = Catalog(store.bucket)
+    plan = mark(catalog, Policy(older_than=0.0, grace=0.0), clock=lambda: time.time() + DAY)
+    publish_list(store, "job", "key")
+    raw.damage(raw.only("^bundles/workload/.*manifest"), "truncate")
+    swept = sweep(catalog, plan)
+    assert (swept.bundles, swept.spared) == (0, 1)
+    assert len(store.load("fx_graph", "key").bundles) == 1
 
 
 def test_push_publishes_again_what_was_swept_before_its_list_came(

@@ -44,6 +44,16 @@ def test_sizes_by_workload(run: Run, vit: RawBucket) -> None:
     assert "vit" in run("du", "--url", vit.url).out
 
 
+def test_lists_that_cannot_be_read_are_said(run: Run, vit: RawBucket) -> None:
+    """As all that no list names stays for them."""
+    vit.damage(vit.only("^bundles/workload/.*manifest"), "truncate")
+    ran = run("gc", "--url", vit.url, "--older-than", "0s", "--dry-run")
+    assert (ran.code, ran.out[:22]) == (0, "would remove 0 bundles")
+    assert "1 list cannot be read, so all that no list names stays" in ran.err
+    ran = run("gc", "--url", vit.url, "--json")
+    assert [prefix.split("/")[1] for prefix in ran.json["unread"]] == ["workload"]
+
+
 def test_wrong_ages_and_sizes_are_usage_errors(run: Run, vit: RawBucket) -> None:
     """Nothing is removed over a typo."""
     assert run("gc", "--url", vit.url, "--older-than", "soon").code == 2

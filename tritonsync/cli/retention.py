@@ -12,7 +12,7 @@ import typer
 
 from tritonsync import times
 from tritonsync.cli.options import Connection, Json, StorageOptions, Timeout, Url
-from tritonsync.cli.output import Output, age, amount, size
+from tritonsync.cli.output import Output, age, amount, complain, size
 from tritonsync.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ OlderThan = Annotated[
 KeepLast = Annotated[
     int,
     typer.Option(
-        "--keep-last", min=0, metavar="N", help="Lists of each workload, and bundles of each folder, to keep."
+        "--keep-last",
+        min=0,
+        metavar="N",
+        help="Lists of each workload, and bundles of each folder, to keep of each signer.",
     ),
 ]
 OnlyWorkload = Annotated[
@@ -173,8 +176,12 @@ def _collect(
         "folders": list(plan.folders),
         "bytes": plan.bytes if swept is None else swept.bytes,
         "removed": None if swept is None else dataclasses.asdict(swept),
+        "unread": [place.prefix for place in plan.unread],
         "kept": {"bundles": plan.kept_bundles, "bytes": plan.kept_bytes},
     }
+    if plan.unread and not as_json:
+        unread = amount(len(plan.unread), "list")
+        complain(f"warning: {unread} cannot be read, so all that no list names stays; `tritonsync verify` says why")
     if swept is None:
         for place in plan.bundles:
             output.say(place.prefix)

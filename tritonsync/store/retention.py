@@ -1,11 +1,12 @@
 """What may go from a bucket: what `tritonsync gc` marks, and sweep.py takes away.
 
-A *kept list* is one of the newest lists of a workload that is not too old itself. A bundle stays while a kept list
-names it, or while it is younger than the age that was asked for. Everything that is younger than the grace period
-stays, whatever names it: a writer may be about to name it. A reader may hold a list that another one has replaced
-since, or that has become too old, so it counts as kept for as long again. No list names a cache folder of another
-library (`folder`): its bundles are kept as lists are, the newest of each key. Objects whose names are not those of
-format/layout.py are somebody else's: they neither go nor count.
+A *kept list* is one of the newest lists of a workload that is not too old itself. Who trusts other keys takes other
+lists, so the newest are counted by signer, and only those that can be read. A bundle stays while a kept list names it,
+or one that cannot be read may do so, or while it is younger than the age that was asked for. Everything that is younger
+than the grace period stays, whatever names it: a writer may be about to name it. A reader may hold a list that another
+one has replaced since, or that has become too old, so it counts as kept for as long again. No list names a cache folder
+of another library (`folder`): its bundles are kept as lists are, the newest of each key. Objects whose names are not
+those of format/layout.py are somebody else's: they neither go nor count.
 """
 
 from __future__ import annotations
@@ -15,22 +16,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tritonsync import times
-from tritonsync.errors import FormatError, NewerFormatError
-from tritonsync.format.bundle import CHANGING, KINDS, ROOTS
-from tritonsync.format.layout import (
-    AUTOTUNE,
-    BundlePlace,
-    kernel_folder_of,
-    kernel_prefix,
-    parse_manifest_name,
-    parse_object_name,
-    stored_key,
-)
-from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
-from tritonsync.remote.bucket import Bucket, ObjectInfo
-from tritonsync.store.catalog import Catalog, Objects, places_in
+from tritonsync.format.bundle import KINDS, ROOTS
+from tritonsync.format.layout import BundlePlace, kernel_folder_of, parse_manifest_name, parse_object_name, stored_key
+from tritonsync.remote.bucket import ObjectInfo
+from tritonsync.store.catalog import Catalog, Objects
+from tritonsync.store.needs import Needs, name_of
 
-__all__ = ["Lists", "Named", "Plan", "Policy", "folders_of", "mark", "objects_of_bundles"]
+__all__ = ["Plan", "Policy", "mark", "objects_of_bundles"]
 
 Clock = Callable[[], float]
 #: Kind and key of what no list names.
@@ -43,7 +35,7 @@ class Policy:
 
     Attributes:
         older_than: seconds; what no kept list names goes when it is older, and so do lists. None: it stays.
-        keep_last: lists of each workload, and bundles of each folder, that are kept, newest first.
+        keep_last: lists of each workload, and bundles of each folder, that are kept of each signer, newest first.
         workload: only what this workload's lists name, and no other list, may go. None: everything may.
         max_bytes: of the whole bucket; workloads and folders that were published longest ago go until it fits. None: no
             limit.
@@ -68,6 +60,7 @@ class Plan:
         bytes: of all their objects.
         kept_bundles: how many stay.
         kept_bytes: of their objects, and of the kernel folders that stay.
+        unread: lists that stay and could not be read, for which everything stays that no list names.
     """
 
     bundles: tuple[BundlePlace, ...]
@@ -76,55 +69,7 @@ class Plan:
     bytes: int
     kept_bundles: int
     kept_bytes: int
-
-
-class Lists:
-    """The lists of a bucket, read as they come."""
-
-    def __init__(self, bucket: Bucket, catalog: Catalog) -> None:
-        self._bucket, self._catalog = bucket, catalog
-        self._entries: dict[BundlePlace, frozenset[WorkloadEntry]] = {}
-
-    def read(self, places: Iterable[BundlePlace], objects: Objects | None = None) -> None:
-        """Read the lists that are not known yet, of this listing; one that cannot be read names nothing."""
-        new = [place for place in places if place not in self._entries]
-        for place, manifest in self._catalog.manifests(new, objects):
-            entries: tuple[WorkloadEntry, ...] = ()
-            if not isinstance(manifest, FormatError):
-                try:
-                    entries = workload_of_manifest(manifest).entries
-                except FormatError:
-                    entries = ()
-            self._entries[place] = frozenset(entries)
-
-    def entries(self, places: Iterable[BundlePlace]) -> set[WorkloadEntry]:
-        """Return what these lists name."""
-        return {entry for place in places for entry in self._entries.get(place, ())}
-
-    def since(self, known: Collection[BundlePlace]) -> set[WorkloadEntry]:
-        """Look for lists that were not there before, and return what they name."""
-        objects = self._bucket.list("bundles/workload/")
-        found = [place for place in places_in(objects) if place not in known]
-        self.read(found, objects)
-        return self.entries(found)
-
-
-class Named:
-    """Whether bundles are named by entries of lists."""
-
-    def __init__(self, entries: Iterable[WorkloadEntry]) -> None:
-        self._variants: set[tuple[str, str, str]] = set()
-        self._keys: set[tuple[str, str]] = set()
-        for entry in entries:
-            key = stored_key(entry.kind, entry.key)
-            self._variants.add((entry.kind, key, entry.variant))
-            self._keys.add((entry.kind, key))
-
-    def __contains__(self, place: BundlePlace) -> bool:
-        # Of what changes, every list means the newest; autotune results belong to all variants of their graph.
-        if place.kind in CHANGING or place.variant == AUTOTUNE:
-            return (place.kind, place.key) in self._keys
-        return (place.kind, place.key, place.variant) in self._variants
+    unread: tuple[BundlePlace, ...]
 
 
 def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
@@ -144,16 +89,14 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     sizes = {prefix: sum(objects[name].size for name in names) for prefix, names in parts.items()}
     kernels = _kernel_folders(catalog.bucket.list("kernels/"))
     kernel_sizes = {folder: sum(info.size for info in files) for folder, files in kernels.items()}
-    uses, newer = folders_of(catalog, catalog.places)
-    lists = Lists(catalog.bucket, catalog)
-    roots = _roots(catalog.places)
-    lists.read(place for places in roots.values() for place in places if place.kind == "workload")
-    kept = _kept_roots(roots, ages, policy)
+    needs = Needs(catalog)
+    needs.read(catalog.places)
+    kept = _kept_roots(_roots(catalog.places), needs, ages, policy)
 
     def found(policy: Policy) -> tuple[set[BundlePlace], list[str], int]:
-        going = _going(catalog.places, kept, lists, ages, policy) - newer
+        going = _going(catalog.places, kept, needs, ages, policy)
         # Which folders a bundle of a newer format uses is not known here.
-        folders = [] if newer else _unused_folders(uses, going, kernels, now, policy)
+        folders = [] if needs.newer else _unused_folders(catalog.places, needs, going, kernels, now, policy)
         size = sum(sizes[place.prefix] for place in going) + sum(kernel_sizes[folder] for folder in folders)
         return going, folders, size
 
@@ -175,6 +118,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
         bytes=freed,
         kept_bundles=staying,
         kept_bytes=total - freed,
+        unread=tuple(place for places in kept.values() for place in _lists(places) if not needs.is_readable(place)),
     )
 
 
@@ -186,8 +130,12 @@ def _roots(places: Iterable[BundlePlace]) -> dict[Root, list[BundlePlace]]:
     return found
 
 
+def _lists(places: Iterable[BundlePlace]) -> list[BundlePlace]:
+    return [place for place in places if place.kind == "workload"]
+
+
 def _kept_roots(
-    roots: Mapping[Root, list[BundlePlace]], ages: Mapping[BundlePlace, float], policy: Policy
+    roots: Mapping[Root, list[BundlePlace]], needs: Needs, ages: Mapping[BundlePlace, float], policy: Policy
 ) -> dict[Root, list[BundlePlace]]:
     """Return the lists of each workload, and the bundles of each folder, that are kept: the newest, unless too old."""
     chosen = None if policy.workload is None else ("workload", stored_key("workload", policy.workload))
@@ -197,21 +145,47 @@ def _kept_roots(
         if chosen not in (None, root):
             kept[root] = places
             continue
-        kept[root] = [
-            place
-            for number, place in enumerate(places)
-            if ages[place] <= policy.grace
-            # Who has read it before it was too old, or before the list that takes its place came, may still use it.
-            or (number < policy.keep_last and ages[place] <= limit + policy.grace)
-            or (0 < policy.keep_last <= number and ages[places[number - policy.keep_last]] <= policy.grace)
-        ]
+        current = _current(places, needs, ages, policy.keep_last, policy.grace, limit)
+        kept[root] = [place for place in places if place in current or place in needs.newer]
     return kept
+
+
+def _current(
+    places: Iterable[BundlePlace],
+    needs: Needs,
+    ages: Mapping[BundlePlace, float],
+    count: int,
+    grace: float,
+    limit: float = float("inf"),
+) -> set[BundlePlace]:
+    """Return which bundles of one key, newest first, somebody may be using.
+
+    That is: of each signer so many of the newest that are not too old, what is young, and what was replaced lately. One
+    that cannot be read does not take the place of another; it counts until any signer's have taken its own.
+    """
+    found = set()
+    readable: list[BundlePlace] = []
+    by_signer: dict[str | None, list[BundlePlace]] = {}
+    for place in places:
+        is_readable = needs.is_readable(place)
+        newer = by_signer.setdefault(needs.signer(place), []) if is_readable else readable
+        if (
+            ages[place] <= grace
+            # Who has read it before it was too old, or before the one that takes its place came, may still use it.
+            or (len(newer) < count and ages[place] <= limit + grace)
+            or (0 < count <= len(newer) and ages[newer[len(newer) - count]] <= grace)
+        ):
+            found.add(place)
+        if is_readable:
+            by_signer[needs.signer(place)].append(place)
+            readable.append(place)
+    return found
 
 
 def _going(
     places: Iterable[BundlePlace],
     kept: Mapping[Root, list[BundlePlace]],
-    lists: Lists,
+    needs: Needs,
     ages: Mapping[BundlePlace, float],
     policy: Policy,
 ) -> set[BundlePlace]:
@@ -219,10 +193,10 @@ def _going(
     places = list(places)
     kept_roots = {place for group in kept.values() for place in group}
     going = {place for place in places if place.kind in ROOTS and place not in kept_roots}
-    named = Named(lists.entries(kept_roots))
+    named = needs.named(_lists(kept_roots))
     if policy.workload is not None:
         # What the chosen workload's lists name and nobody else needs.
-        theirs = Named(lists.entries(place for place in going))
+        theirs = {name for place in going for name in needs.names(place)}
         limit = policy.grace
     else:
         theirs = None
@@ -230,21 +204,22 @@ def _going(
     for place in places:
         if place.kind in ROOTS or place in named or ages[place] <= max(limit, policy.grace):
             continue
-        if theirs is None or place in theirs:
+        if theirs is None or name_of(place) in theirs:
             going.add(place)
-    return {place for place in going if ages[place] > policy.grace or place.kind in ROOTS}
+    return {place for place in going if ages[place] > policy.grace or place.kind in ROOTS} - needs.newer
 
 
 def _unused_folders(
-    uses: Mapping[BundlePlace, frozenset[str]],
+    places: Iterable[BundlePlace],
+    needs: Needs,
     going: Collection[BundlePlace],
     kernels: Mapping[str, list[ObjectInfo]],
     now: float,
     policy: Policy,
 ) -> list[str]:
     """Return the kernel folders that nothing uses that stays; those of one workload only, if one was chosen."""
-    used = {folder for place, folders in uses.items() if place not in going for folder in folders}
-    theirs = {folder for place in going for folder in uses.get(place, ())}
+    used = {folder for place in places if place not in going for folder in needs.folders(place)}
+    theirs = {folder for place in going for folder in needs.folders(place)}
     return [
         folder
         for folder, files in sorted(kernels.items())
@@ -252,19 +227,6 @@ def _unused_folders(
         and all(_is_old(info, now, policy.grace) for info in files)
         and (policy.workload is None or folder in theirs)
     ]
-
-
-def folders_of(
-    catalog: Catalog, places: Iterable[BundlePlace]
-) -> tuple[dict[BundlePlace, frozenset[str]], set[BundlePlace]]:
-    """Return the kernel folders that each bundle uses, and the bundles of a newer format; damaged ones use none."""
-    uses, newer = {}, set()
-    for place, manifest in catalog.manifests(places):
-        if isinstance(manifest, NewerFormatError):
-            newer.add(place)
-        elif not isinstance(manifest, FormatError):
-            uses[place] = frozenset(kernel_prefix(kernel.hash, kernel.content_id) for kernel in manifest.kernels)
-    return uses, newer
 
 
 def objects_of_bundles(objects: Objects) -> dict[str, list[str]]:

@@ -23,7 +23,8 @@ from tritonsync.format.workload import WorkloadEntry
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import Progress, in_parallel
 from tritonsync.store.catalog import Catalog, places_in
-from tritonsync.store.retention import Lists, Named, Plan, folders_of, objects_of_bundles
+from tritonsync.store.needs import Needs
+from tritonsync.store.retention import Plan, objects_of_bundles
 from tritonsync.store.writer import Published, Store
 
 __all__ = ["Swept", "missing_entries", "sweep"]
@@ -66,13 +67,13 @@ def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> 
     """
     bucket, objects = catalog.bucket, catalog.objects
     known = {place for place in catalog.places if place.kind == "workload"}
-    lists = Lists(bucket, catalog)
+    needs = Needs(catalog)
     by_bundle = objects_of_bundles(objects)
     gone: list[BundlePlace] = []
     spared = unread = done = 0
     rest = iter(plan.bundles)
     while batch := list(itertools.islice(rest, BATCH)):
-        named = Named(lists.since(known))
+        named = needs.named_since(known)
         going = [place for place in batch if place not in named]
         answers = bucket.get_many({place.manifest: MAX_MANIFEST_BYTES for place in going})
         # What could not be read could not be put back either.
@@ -80,7 +81,7 @@ def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> 
         contents = {place: data for place in readable if isinstance(data := answers[place.manifest], bytes)}
         try:
             _delete(bucket, [place.manifest for place in readable])
-            named = Named(lists.since(known))
+            named = needs.named_since(known)
         except BaseException:
             _put_back(bucket, contents)
             raise
@@ -133,16 +134,18 @@ def _sweep_folders(catalog: Catalog, folders: Collection[str]) -> dict[str, int]
         return {}
     bucket = catalog.bucket
     before = Catalog(bucket, trust=catalog.trust)
-    uses, newer = folders_of(before, before.places)
-    if newer:
+    needs = Needs(before)
+    needs.read(before.places)
+    if needs.newer:
         return {}
-    going = set(folders) - {folder for used in uses.values() for folder in used}
+    going = set(folders) - {folder for place in before.places for folder in needs.folders(place)}
     files = {name: info.size for name, info in bucket.list("kernels/").items() if kernel_folder_of(name) in going}
     _delete(bucket, files)
     after = Catalog(bucket, trust=catalog.trust)
-    uses, _ = folders_of(after, set(after.places) - set(before.places))
-    for place, used in uses.items():
-        if used & going:
+    new, needs = set(after.places) - set(before.places), Needs(after)
+    needs.read(new)
+    for place in new:
+        if needs.folders(place) & going:
             _put_back_folders(bucket, place)
     return files
 
