@@ -17,6 +17,7 @@ from tests.raw import RawBucket
 from tests.traffic import Traffic
 from tritonsync.errors import RemoteTimeoutError
 from tritonsync.format.bundle import Bundle
+from tritonsync.format.layout import BundlePlace
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, workload_of_manifest
 from tritonsync.local.inductor_cache import write_value
@@ -27,6 +28,7 @@ from tritonsync.session.workload import WorkloadRecord
 from tritonsync.settings import Settings
 from tritonsync.store import Store
 from tritonsync.store.catalog import Catalog
+from tritonsync.store.needs import Name, Needs
 from tritonsync.store.retention import Plan, Policy, mark
 from tritonsync.store.sweep import missing_entries, sweep
 from tritonsync.store.usage import usage
@@ -132,6 +134,63 @@ def test_a_bucket_can_be_kept_small(tmp_path: Path) -> None:
     plan = collect(store, Policy(max_bytes=int(total * 0.8), grace=0.0))
     assert keys_in(raw) == {"middle", "new", "middle-job", "new-job"}
     assert plan.kept_bytes <= total * 0.8
+
+
+def test_no_more_goes_than_a_size_asks_for(tmp_path: Path) -> None:
+    """A dropped list takes what it alone names; after all lists that may, what no list names goes one by one."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    store = raw.store()
+    for number in range(4):
+        publish(store, make_bundle(f"unnamed{number}", kernels=1, build=f"unnamed{number}"))
+        age(tmp_path / f"bucket/bundles/fx_graph/unnamed{number}", 20 - number)
+    for name in ("old", "both", "new", "young"):
+        publish(store, make_bundle(name, kernels=1, build=name))
+    publish_list(store, "old-job", "old", "both")
+    publish_list(store, "new-job", "new", "both")
+    publish_list(store, "young-job", "young")
+    for name in ("workload/old-job", "fx_graph/old"):
+        age(tmp_path / "bucket/bundles" / name, 30)
+    for name in ("workload/new-job", "fx_graph/new", "fx_graph/both", "fx_graph/young"):
+        age(tmp_path / "bucket/bundles" / name, 10)
+    age(tmp_path / "bucket/kernels", 30)
+    catalog = Catalog(store.bucket)
+    total = sum(info.size for info in (*catalog.objects.values(), *catalog.kernel_objects.values()))
+
+    def going(size: int) -> list[str]:
+        plan = mark(catalog, Policy(max_bytes=size))
+        assert plan.bytes + plan.kept_bytes == total
+        assert plan.kept_bytes <= size or size == 0
+        assert len(plan.folders) == sum(place.kind != "workload" for place in plan.bundles)
+        return sorted(place.key for place in plan.bundles)
+
+    assert going(total) == []
+    assert going(total - 1) == ["old", "old-job"]
+    kept = mark(catalog, Policy(max_bytes=total - 1)).kept_bytes
+    assert going(kept - 1) == ["both", "new", "new-job", "old", "old-job"]
+    kept = mark(catalog, Policy(max_bytes=kept - 1)).kept_bytes
+    named = ["both", "new", "new-job", "old", "old-job"]
+    assert going(kept - 1) == [*named, "unnamed0"]
+    assert going(0) == [*named, *(f"unnamed{number}" for number in range(4))]
+    one = mark(catalog, Policy(max_bytes=0, workload="old-job"))
+    assert sorted(place.key for place in one.bundles) == ["old", "old-job"]
+
+
+def test_a_size_is_asked_for_of_many_workloads_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each list names is looked at some times, however many go."""
+    store = RawBucket(str(tmp_path / "bucket")).store()
+    for number in range(40):
+        publish_list(store, f"job{number}", "a", "b")
+    looked = [0]
+    original = Needs.names
+
+    def names(needs: Needs, place: BundlePlace) -> frozenset[Name]:
+        looked[0] += 1
+        return original(needs, place)
+
+    monkeypatch.setattr(Needs, "names", names)
+    plan = mark(Catalog(store.bucket), Policy(max_bytes=0), clock=lambda: time.time() + DAY)
+    assert len(plan.bundles) == 40
+    assert looked[0] <= 5 * 40
 
 
 def test_leftovers_of_killed_writers_go(tmp_path: Path) -> None:
@@ -386,7 +445,7 @@ def test_a_list_that_cannot_be_read_may_name_anything(state: str, tmp_path: Path
     age(tmp_path / "bucket", 100)
     before = raw.names()
     catalog = Catalog(store.bucket)
-    plan = mark(catalog, Policy(older_than=101 * DAY))
+    plan = mark(catalog, Policy(older_than=101 * DAY, max_bytes=1))
     assert [place.manifest for place in plan.unread] == [bad]
     assert (plan.bundles, plan.folders) == ((), ())
     publish_list(store, "job", "good", "other")

@@ -77,7 +77,8 @@ MaxSize = Annotated[
     typer.Option(
         "--max-size",
         metavar="SIZE",
-        help="Remove the workloads that were published longest ago until the bucket is no larger, such as 20GB.",
+        help="Until the bucket is no larger, such as 20GB, remove the workloads that were published longest ago, then "
+        "what no list names.",
         show_default=False,
     ),
 ]

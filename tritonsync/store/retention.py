@@ -21,6 +21,7 @@ from tritonsync.format.layout import BundlePlace, kernel_folder_of, parse_manife
 from tritonsync.remote.bucket import ObjectInfo
 from tritonsync.store.catalog import Catalog, Objects
 from tritonsync.store.needs import Needs, name_of
+from tritonsync.store.shrink import Going, steps
 
 __all__ = ["Plan", "Policy", "mark", "objects_of_bundles"]
 
@@ -37,8 +38,8 @@ class Policy:
         older_than: seconds; what no kept list names goes when it is older, and so do lists. None: it stays.
         keep_last: lists of each workload, and bundles of each folder, that are kept of each signer, newest first.
         workload: only what this workload's lists name, and no other list, may go. None: everything may.
-        max_bytes: of the whole bucket; workloads and folders that were published longest ago go until it fits. None: no
-            limit.
+        max_bytes: of the whole bucket; until it fits, workloads and folders go that were published longest ago, then
+            what no list names, the oldest first. None: no limit.
         grace: seconds; nothing younger goes.
     """
 
@@ -91,34 +92,39 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     kernel_sizes = {folder: sum(info.size for info in files) for folder, files in kernels.items()}
     needs = Needs(catalog)
     needs.read(catalog.places)
-    kept = _kept_roots(_roots(catalog.places), needs, ages, policy)
-
-    def found(policy: Policy) -> tuple[set[BundlePlace], list[str], int]:
-        going = _going(catalog.places, kept, needs, ages, policy)
-        # Which folders a bundle of a newer format uses is not known here.
-        folders = [] if needs.newer else _unused_folders(catalog.places, needs, going, kernels, now, policy)
-        size = sum(sizes[place.prefix] for place in going) + sum(kernel_sizes[folder] for folder in folders)
-        return going, folders, size
-
-    going, folders, freed = found(policy)
+    chosen = None if policy.workload is None else ("workload", stored_key("workload", policy.workload))
+    kept = _kept_roots(_roots(catalog.places), needs, ages, policy, chosen)
+    kept_roots = [place for places in kept.values() for place in places]
+    unread = tuple(place for place in _lists(kept_roots) if not needs.is_readable(place))
+    # Which folders a bundle of a newer format uses is not known here.
+    old = {} if needs.newer else {folder: files for folder, files in kernels.items() if _are_old(files, now, policy)}
+    going = Going(catalog.places, needs, sizes, {folder: kernel_sizes[folder] for folder in old})
+    leftovers: tuple[str, ...] = ()
+    if policy.workload is None:
+        leftovers = _leftovers(objects, now, policy)
+        going.take_unused()
+    for place in _going(catalog.places, kept_roots, needs, ages, policy):
+        going.take(place)
     total = sum(sizes.values()) + sum(kernel_sizes.values())
-    oldest_first = sorted((places[0] for places in kept.values() if places), key=lambda place: -ages[place])
-    for place in oldest_first if policy.max_bytes is not None else ():
-        if total - freed <= (policy.max_bytes or 0) or ages[place] <= policy.grace:
-            break
-        kept[place.kind, place.key] = []
-        going, folders, freed = found(dataclasses.replace(policy, older_than=policy.grace))
-    staying = len(catalog.places) - len(going)
-    leftovers = () if policy.workload is not None else _leftovers(objects, now, policy.grace)
-    freed += sum(objects[name].size for name in leftovers)
+    left = total - sum(objects[name].size for name in leftovers)
+    # What a list that cannot be read names is not known here either.
+    if policy.max_bytes is not None and not unread:
+        may_go = {place for place in catalog.places if ages[place] > policy.grace} - needs.newer
+        if chosen is not None:
+            may_go = {place for place in may_go if place.kind not in ROOTS or _root_of(place) == chosen}
+        for step in steps(kept_roots, may_go, needs, ages, unnamed=chosen is None):
+            if left - going.bytes <= policy.max_bytes:
+                break
+            for place in step:
+                going.take(place)
     return Plan(
-        bundles=tuple(sorted(going, key=lambda place: (place.kind not in ROOTS, -ages[place], place.prefix))),
+        bundles=tuple(sorted(going.bundles, key=lambda place: (place.kind not in ROOTS, -ages[place], place.prefix))),
         leftovers=leftovers,
-        folders=tuple(folders),
-        bytes=freed,
-        kept_bundles=staying,
-        kept_bytes=total - freed,
-        unread=tuple(place for places in kept.values() for place in _lists(places) if not needs.is_readable(place)),
+        folders=tuple(sorted(going.folders)),
+        bytes=total - left + going.bytes,
+        kept_bundles=len(catalog.places) - len(going.bundles),
+        kept_bytes=left - going.bytes,
+        unread=unread,
     )
 
 
@@ -126,8 +132,12 @@ def _roots(places: Iterable[BundlePlace]) -> dict[Root, list[BundlePlace]]:
     """Group what no list names, the lists of each workload above all, newest first: their variants count down."""
     found: dict[Root, list[BundlePlace]] = {}
     for place in sorted((place for place in places if place.kind in ROOTS), key=lambda place: place.variant):
-        found.setdefault((place.kind, place.key), []).append(place)
+        found.setdefault(_root_of(place), []).append(place)
     return found
+
+
+def _root_of(place: BundlePlace) -> Root:
+    return place.kind, place.key
 
 
 def _lists(places: Iterable[BundlePlace]) -> list[BundlePlace]:
@@ -135,10 +145,13 @@ def _lists(places: Iterable[BundlePlace]) -> list[BundlePlace]:
 
 
 def _kept_roots(
-    roots: Mapping[Root, list[BundlePlace]], needs: Needs, ages: Mapping[BundlePlace, float], policy: Policy
+    roots: Mapping[Root, list[BundlePlace]],
+    needs: Needs,
+    ages: Mapping[BundlePlace, float],
+    policy: Policy,
+    chosen: Root | None,
 ) -> dict[Root, list[BundlePlace]]:
     """Return the lists of each workload, and the bundles of each folder, that are kept: the newest, unless too old."""
-    chosen = None if policy.workload is None else ("workload", stored_key("workload", policy.workload))
     limit = float("inf") if policy.older_than is None else policy.older_than
     kept = {}
     for root, places in roots.items():
@@ -184,15 +197,14 @@ def _current(
 
 def _going(
     places: Iterable[BundlePlace],
-    kept: Mapping[Root, list[BundlePlace]],
+    kept_roots: Collection[BundlePlace],
     needs: Needs,
     ages: Mapping[BundlePlace, float],
     policy: Policy,
 ) -> set[BundlePlace]:
     """Return the bundles that go: lists that are not kept, and what no kept list names and is old."""
     places = list(places)
-    kept_roots = {place for group in kept.values() for place in group}
-    going = {place for place in places if place.kind in ROOTS and place not in kept_roots}
+    going = {place for place in places if place.kind in ROOTS} - set(kept_roots)
     named = needs.named(_lists(kept_roots))
     if policy.workload is not None:
         # What the chosen workload's lists name and nobody else needs.
@@ -207,26 +219,6 @@ def _going(
         if theirs is None or name_of(place) in theirs:
             going.add(place)
     return {place for place in going if ages[place] > policy.grace or place.kind in ROOTS} - needs.newer
-
-
-def _unused_folders(
-    places: Iterable[BundlePlace],
-    needs: Needs,
-    going: Collection[BundlePlace],
-    kernels: Mapping[str, list[ObjectInfo]],
-    now: float,
-    policy: Policy,
-) -> list[str]:
-    """Return the kernel folders that nothing uses that stays; those of one workload only, if one was chosen."""
-    used = {folder for place in places if place not in going for folder in needs.folders(place)}
-    theirs = {folder for place in going for folder in needs.folders(place)}
-    return [
-        folder
-        for folder, files in sorted(kernels.items())
-        if folder not in used
-        and all(_is_old(info, now, policy.grace) for info in files)
-        and (policy.workload is None or folder in theirs)
-    ]
 
 
 def objects_of_bundles(objects: Objects) -> dict[str, list[str]]:
@@ -249,7 +241,7 @@ def _kernel_folders(objects: Objects) -> dict[str, list[ObjectInfo]]:
     return found
 
 
-def _leftovers(objects: Objects, now: float, grace: float) -> tuple[str, ...]:
+def _leftovers(objects: Objects, now: float, policy: Policy) -> tuple[str, ...]:
     """Return what writers that were killed, and sweeps, have left: old objects of bundles that have no manifest."""
     with_manifest = {place.prefix for place in map(parse_manifest_name, objects) if place is not None}
     found = []
@@ -257,9 +249,9 @@ def _leftovers(objects: Objects, now: float, grace: float) -> tuple[str, ...]:
         place = parse_object_name(name)
         # What belongs to a bundle of a kind that is not known here is not known either.
         if place is not None and place.kind in KINDS and place.prefix not in with_manifest:
-            found += [name] if _is_old(info, now, grace) else []
+            found += [name] if _are_old([info], now, policy) else []
     return tuple(found)
 
 
-def _is_old(info: ObjectInfo, now: float, grace: float) -> bool:
-    return now - (info.modified or 0.0) > grace
+def _are_old(files: Iterable[ObjectInfo], now: float, policy: Policy) -> bool:
+    return all(now - (info.modified or 0.0) > policy.grace for info in files)
