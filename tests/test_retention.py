@@ -19,6 +19,7 @@ from tritonsync.errors import RemoteTimeoutError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import BundlePlace
 from tritonsync.format.signing import Signer, TrustPolicy
+from tritonsync.format.value import bundle_of_value
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, workload_of_manifest
 from tritonsync.local.inductor_cache import write_value
 from tritonsync.remote.bucket import Answer, Bucket
@@ -191,6 +192,43 @@ def test_a_size_is_asked_for_of_many_workloads_in_one_pass(tmp_path: Path, monke
     plan = mark(Catalog(store.bucket), Policy(max_bytes=0), clock=lambda: time.time() + DAY)
     assert len(plan.bundles) == 40
     assert looked[0] <= 5 * 40
+
+
+@pytest.mark.parametrize("kind", ["pgo", "dynamo"])
+def test_what_others_of_its_key_have_replaced_goes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each signer the newest stays that a list means, and what was replaced so lately that somebody may hold it."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    key = make_key()
+    signed = raw.store(signer=Signer.from_pem(key.private), trust=TrustPolicy.from_pems([key.public]))
+    stores = {"signed": signed, "plain": raw.store()}
+    for number in range(4):
+        for store in stores.values():
+            store.publish_newest(bundle_of_value(kind, "job", b"profile %d of %d" % (number, id(store))))
+    entries = (WorkloadEntry(kind=kind, key="job", variant="default"),)
+    stores["plain"].publish_newest(
+        bundle_of_workload("prod", Workload(inductor_dir="/x", entries=entries)), inline=(LIST,)
+    )
+    age(tmp_path / "bucket/bundles" / kind, 400)
+    before = raw.names(f"^bundles/{kind}/.*manifest")
+    assert mark(Catalog(store.bucket), Policy()).bundles == ()
+    assert mark(Catalog(store.bucket), Policy(older_than=90 * DAY, keep_last=4)).bundles == ()
+    sizes = {name: mark(Catalog(store.bucket), Policy(max_bytes=size)) for name, size in (("one", 1), ("all", 10**6))}
+    assert [len(plan.bundles) for plan in sizes.values()] == [6, 0]
+    newest = {name: _newest(store, kind) for name, store in stores.items()}
+    collect(stores["plain"], Policy(older_than=90 * DAY))
+    assert len(before) == 8
+    assert len(raw.names(f"^bundles/{kind}/.*manifest")) == 2
+    assert {name: _newest(store, kind) for name, store in stores.items()} == newest
+    stores["plain"].publish_newest(bundle_of_value(kind, "job", b"the newest"))
+    collect(stores["plain"], Policy(older_than=90 * DAY), days=0.01)
+    assert len(raw.names(f"^bundles/{kind}/.*manifest")) == 3
+    collect(stores["plain"], Policy(older_than=90 * DAY), days=1)
+    assert len(raw.names(f"^bundles/{kind}/.*manifest")) == 2
+
+
+def _newest(store: Store, kind: str) -> str:
+    [loaded] = store.load(kind, "job", newest=1).bundles
+    return loaded.place.prefix
 
 
 def test_leftovers_of_killed_writers_go(tmp_path: Path) -> None:

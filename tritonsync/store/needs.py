@@ -43,10 +43,10 @@ class Named:
     """
 
     def __init__(self, names: Iterable[Name], *, anything: bool) -> None:
-        self._names, self._anything = frozenset(names), anything
+        self._names, self.anything = frozenset(names), anything
 
     def __contains__(self, place: BundlePlace) -> bool:
-        return self._anything or name_of(place) in self._names
+        return self.anything or name_of(place) in self._names
 
 
 @dataclasses.dataclass(frozen=True)

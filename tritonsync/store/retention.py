@@ -2,11 +2,12 @@
 
 A *kept list* is one of the newest lists of a workload that is not too old itself. Who trusts other keys takes other
 lists, so the newest are counted by signer, and only those that can be read. A bundle stays while a kept list names it,
-or one that cannot be read may do so, or while it is younger than the age that was asked for. Everything that is younger
-than the grace period stays, whatever names it: a writer may be about to name it. A reader may hold a list that another
-one has replaced since, or that has become too old, so it counts as kept for as long again. No list names a cache folder
-of another library (`folder`): its bundles are kept as lists are, the newest of each key. Objects whose names are not
-those of format/layout.py are somebody else's: they neither go nor count.
+or one that cannot be read may do so, or while it is younger than the age that was asked for. Of what changes under one
+key, a list names the newest, so what came before goes by its age. Everything that is younger than the grace period
+stays, whatever names it: a writer may be about to name it. A reader may hold a list that another one has replaced
+since, or that has become too old, so it counts as kept for as long again. No list names a cache folder of another
+library (`folder`): its bundles are kept as lists are, the newest of each key. Objects whose names are not those of
+format/layout.py are somebody else's: they neither go nor count.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tritonsync import times
-from tritonsync.format.bundle import KINDS, ROOTS
+from tritonsync.format.bundle import CHANGING, KINDS, ROOTS
 from tritonsync.format.layout import BundlePlace, kernel_folder_of, parse_manifest_name, parse_object_name, stored_key
 from tritonsync.remote.bucket import ObjectInfo
 from tritonsync.store.catalog import Catalog, Objects
@@ -26,8 +27,8 @@ from tritonsync.store.shrink import Going, steps
 __all__ = ["Plan", "Policy", "mark", "objects_of_bundles"]
 
 Clock = Callable[[], float]
-#: Kind and key of what no list names.
-Root = tuple[str, str]
+#: Kind, and key as it stands in object names.
+Key = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Policy:
 
     Attributes:
         older_than: seconds; what no kept list names goes when it is older, and so do lists. None: it stays.
-        keep_last: lists of each workload, and bundles of each folder, that are kept of each signer, newest first.
+        keep_last: lists of each workload, and bundles of each folder, that are kept of each signer, newest first; of a
+            key that changes and that a kept list names, so many bundles are, and one at least.
         workload: only what this workload's lists name, and no other list, may go. None: everything may.
         max_bytes: of the whole bucket; until it fits, workloads and folders go that were published longest ago, then
             what no list names, the oldest first. None: no limit.
@@ -93,7 +95,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     needs = Needs(catalog)
     needs.read(catalog.places)
     chosen = None if policy.workload is None else ("workload", stored_key("workload", policy.workload))
-    kept = _kept_roots(_roots(catalog.places), needs, ages, policy, chosen)
+    kept = _kept_roots(_by_key(catalog.places, ROOTS), needs, ages, policy, chosen)
     kept_roots = [place for places in kept.values() for place in places]
     unread = tuple(place for place in _lists(kept_roots) if not needs.is_readable(place))
     # Which folders a bundle of a newer format uses is not known here.
@@ -103,7 +105,8 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     if policy.workload is None:
         leftovers = _leftovers(objects, now, policy)
         going.take_unused()
-    for place in _going(catalog.places, kept_roots, needs, ages, policy):
+    outdated = _outdated(catalog.places, needs, ages, policy)
+    for place in _going(catalog.places, kept_roots, outdated, needs, ages, policy):
         going.take(place)
     total = sum(sizes.values()) + sum(kernel_sizes.values())
     left = total - sum(objects[name].size for name in leftovers)
@@ -111,8 +114,8 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     if policy.max_bytes is not None and not unread:
         may_go = {place for place in catalog.places if ages[place] > policy.grace} - needs.newer
         if chosen is not None:
-            may_go = {place for place in may_go if place.kind not in ROOTS or _root_of(place) == chosen}
-        for step in steps(kept_roots, may_go, needs, ages, unnamed=chosen is None):
+            may_go = {place for place in may_go if place.kind not in ROOTS or (place.kind, place.key) == chosen}
+        for step in steps(kept_roots, may_go, outdated, needs, ages, unnamed=chosen is None):
             if left - going.bytes <= policy.max_bytes:
                 break
             for place in step:
@@ -128,16 +131,22 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     )
 
 
-def _roots(places: Iterable[BundlePlace]) -> dict[Root, list[BundlePlace]]:
-    """Group what no list names, the lists of each workload above all, newest first: their variants count down."""
-    found: dict[Root, list[BundlePlace]] = {}
-    for place in sorted((place for place in places if place.kind in ROOTS), key=lambda place: place.variant):
-        found.setdefault(_root_of(place), []).append(place)
+def _by_key(places: Iterable[BundlePlace], kinds: Collection[str]) -> dict[Key, list[BundlePlace]]:
+    """Group the bundles of kinds that change by their key, newest first: their variants count down."""
+    found: dict[Key, list[BundlePlace]] = {}
+    for place in sorted((place for place in places if place.kind in kinds), key=lambda place: place.variant):
+        found.setdefault((place.kind, place.key), []).append(place)
     return found
 
 
-def _root_of(place: BundlePlace) -> Root:
-    return place.kind, place.key
+def _outdated(
+    places: Iterable[BundlePlace], needs: Needs, ages: Mapping[BundlePlace, float], policy: Policy
+) -> set[BundlePlace]:
+    """Return those of what changes and lists name that others of their key have replaced."""
+    found = set()
+    for group in _by_key(places, set(CHANGING) - set(ROOTS)).values():
+        found |= set(group) - _current(group, needs, ages, max(policy.keep_last, 1), policy.grace)
+    return found
 
 
 def _lists(places: Iterable[BundlePlace]) -> list[BundlePlace]:
@@ -145,12 +154,12 @@ def _lists(places: Iterable[BundlePlace]) -> list[BundlePlace]:
 
 
 def _kept_roots(
-    roots: Mapping[Root, list[BundlePlace]],
+    roots: Mapping[Key, list[BundlePlace]],
     needs: Needs,
     ages: Mapping[BundlePlace, float],
     policy: Policy,
-    chosen: Root | None,
-) -> dict[Root, list[BundlePlace]]:
+    chosen: Key | None,
+) -> dict[Key, list[BundlePlace]]:
     """Return the lists of each workload, and the bundles of each folder, that are kept: the newest, unless too old."""
     limit = float("inf") if policy.older_than is None else policy.older_than
     kept = {}
@@ -198,11 +207,12 @@ def _current(
 def _going(
     places: Iterable[BundlePlace],
     kept_roots: Collection[BundlePlace],
+    outdated: Collection[BundlePlace],
     needs: Needs,
     ages: Mapping[BundlePlace, float],
     policy: Policy,
 ) -> set[BundlePlace]:
-    """Return the bundles that go: lists that are not kept, and what no kept list names and is old."""
+    """Return the bundles that go: lists that are not kept, and what is old and outdated, or named by no kept list."""
     places = list(places)
     going = {place for place in places if place.kind in ROOTS} - set(kept_roots)
     named = needs.named(_lists(kept_roots))
@@ -214,7 +224,9 @@ def _going(
         theirs = None
         limit = float("inf") if policy.older_than is None else policy.older_than
     for place in places:
-        if place.kind in ROOTS or place in named or ages[place] <= max(limit, policy.grace):
+        if place.kind in ROOTS or ages[place] <= max(limit, policy.grace):
+            continue
+        if place in named and (place not in outdated or named.anything):
             continue
         if theirs is None or name_of(place) in theirs:
             going.add(place)

@@ -59,6 +59,7 @@ class Going:
 def steps(
     kept: Collection[BundlePlace],
     may_go: set[BundlePlace],
+    outdated: Collection[BundlePlace],
     needs: Needs,
     ages: Mapping[BundlePlace, float],
     *,
@@ -67,11 +68,13 @@ def steps(
     """Yield what may go for want of space, each time what goes together.
 
     First the lists of each workload and signer, those that were published longest ago in front, with what they name and
-    no other kept list does; so do the bundles of folders. Then the bundles that no kept list names, the oldest first.
+    no other kept list does; so do the bundles of folders. Then what is outdated or named by no kept list, the oldest
+    first.
 
     Args:
         kept: lists, and bundles of folders, that would stay.
         may_go: what may go at all.
+        outdated: what counts as named by no list, though its key is named.
         needs: what the lists name.
         ages: of the bundles, in seconds.
         unnamed: whether bundles go, too, that no list named in the first place.
@@ -93,6 +96,6 @@ def steps(
             if not lists_of[name]:
                 step += by_name.get(name, ())
         yield step
-    rest = [place for name, places in by_name.items() if not lists_of[name] for place in places]
+    rest = [place for name, places in by_name.items() for place in places if not lists_of[name] or place in outdated]
     for place in sorted(rest, key=lambda place: -ages[place]) if unnamed else ():
         yield [place]
