@@ -231,6 +231,26 @@ def _newest(store: Store, kind: str) -> str:
     return loaded.place.prefix
 
 
+def test_what_has_no_time_counts_as_young(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some filesystems give none: then only `rm` removes anything, which asks for no age."""
+    monkeypatch.setattr("tritonsync.remote.bucket.modified", lambda info: None)
+    raw = RawBucket(str(tmp_path / "bucket"))
+    store = raw.store()
+    for key in ("a", "b", "killed"):
+        publish(store, make_bundle(key, kernels=1, build=key))
+    publish_list(store, "job", "a")
+    publish_list(store, "job", "a", "b")
+    raw.delete(raw.only("^bundles/fx_graph/killed/.*manifest.json$"))
+    before = raw.names()
+    plan = collect(store, Policy(older_than=90 * DAY, keep_last=0, max_bytes=1))
+    assert (plan.bundles, plan.leftovers, plan.folders) == ((), (), ())
+    assert raw.names() == before
+    ages = usage(Catalog(store.bucket), "age", now=time.time()).rows
+    assert [(row.name, row.bundles) for row in ages if row.bundles] == [("unknown", 4)]
+    collect(store, Policy(keep_last=0, workload="job", grace=0.0))
+    assert keys_in(raw) == set()
+
+
 def test_leftovers_of_killed_writers_go(tmp_path: Path) -> None:
     """Objects of a bundle without a manifest, and kernel folders that no bundle uses; not before they are old."""
     raw = RawBucket(str(tmp_path / "bucket"))

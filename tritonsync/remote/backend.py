@@ -256,15 +256,19 @@ def over_fsspec(address: Address, options: Mapping[str, Any], patience: RetryPol
 
 def modified(info: Mapping[str, Any]) -> float | None:
     """Return when an object was last written, in seconds since 1970, from whatever its filesystem calls it."""
-    for field in ("LastModified", "last_modified", "mtime", "updated", "modified", "created"):
+    for field in ("LastModified", "last_modified", "mtime", "updated", "modified", "modify", "created"):
         value = info.get(field)
         if isinstance(value, str):
             try:
-                value = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+                if field == "modify":  # FTP's, in UTC: YYYYMMDDHHMMSS, with or without a fraction
+                    value = datetime.datetime.strptime(f"{value[:14]}+0000", "%Y%m%d%H%M%S%z")
+                else:
+                    value = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
             except ValueError:
                 continue
         if isinstance(value, datetime.datetime):
             return value.timestamp()
         if isinstance(value, (int, float)):
             return float(value)
-    return None
+    milliseconds = info.get("modificationTime")  # WebHDFS's
+    return milliseconds / 1000 if isinstance(milliseconds, (int, float)) else None

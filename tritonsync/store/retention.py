@@ -7,7 +7,8 @@ key, a list names the newest, so what came before goes by its age. Everything th
 stays, whatever names it: a writer may be about to name it. A reader may hold a list that another one has replaced
 since, or that has become too old, so it counts as kept for as long again. No list names a cache folder of another
 library (`folder`): its bundles are kept as lists are, the newest of each key. Objects whose names are not those of
-format/layout.py are somebody else's: they neither go nor count.
+format/layout.py are somebody else's: they neither go nor count. What the bucket gives no time for counts as just
+written.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
         RemoteError: the bucket could not be asked.
     """
     now, objects = clock(), catalog.objects
-    ages = {place: now - (objects[place.manifest].modified or 0.0) for place in catalog.places}
+    ages = {place: _age(objects[place.manifest], now) for place in catalog.places}
     parts = objects_of_bundles(objects)
     sizes = {prefix: sum(objects[name].size for name in names) for prefix, names in parts.items()}
     kernels = _kernel_folders(catalog.bucket.list("kernels/"))
@@ -112,7 +113,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     left = total - sum(objects[name].size for name in leftovers)
     # What a list that cannot be read names is not known here either.
     if policy.max_bytes is not None and not unread:
-        may_go = {place for place in catalog.places if ages[place] > policy.grace} - needs.newer
+        may_go = {place for place in catalog.places if ages[place] >= policy.grace} - needs.newer
         if chosen is not None:
             may_go = {place for place in may_go if place.kind not in ROOTS or (place.kind, place.key) == chosen}
         for step in steps(kept_roots, may_go, outdated, needs, ages, unnamed=chosen is None):
@@ -192,10 +193,10 @@ def _current(
         is_readable = needs.is_readable(place)
         newer = by_signer.setdefault(needs.signer(place), []) if is_readable else readable
         if (
-            ages[place] <= grace
+            ages[place] < grace
             # Who has read it before it was too old, or before the one that takes its place came, may still use it.
             or (len(newer) < count and ages[place] <= limit + grace)
-            or (0 < count <= len(newer) and ages[newer[len(newer) - count]] <= grace)
+            or (0 < count <= len(newer) and ages[newer[len(newer) - count]] < grace)
         ):
             found.add(place)
         if is_readable:
@@ -219,18 +220,18 @@ def _going(
     if policy.workload is not None:
         # What the chosen workload's lists name and nobody else needs.
         theirs = {name for place in going for name in needs.names(place)}
-        limit = policy.grace
+        limit = float("-inf")
     else:
         theirs = None
         limit = float("inf") if policy.older_than is None else policy.older_than
     for place in places:
-        if place.kind in ROOTS or ages[place] <= max(limit, policy.grace):
+        if place.kind in ROOTS or ages[place] < policy.grace or ages[place] <= limit:
             continue
         if place in named and (place not in outdated or named.anything):
             continue
         if theirs is None or name_of(place) in theirs:
             going.add(place)
-    return {place for place in going if ages[place] > policy.grace or place.kind in ROOTS} - needs.newer
+    return going - needs.newer
 
 
 def objects_of_bundles(objects: Objects) -> dict[str, list[str]]:
@@ -266,4 +267,9 @@ def _leftovers(objects: Objects, now: float, policy: Policy) -> tuple[str, ...]:
 
 
 def _are_old(files: Iterable[ObjectInfo], now: float, policy: Policy) -> bool:
-    return all(now - (info.modified or 0.0) > policy.grace for info in files)
+    return all(_age(info, now) >= policy.grace for info in files)
+
+
+def _age(info: ObjectInfo, now: float) -> float:
+    """Return seconds; none where the bucket does not say when an object was written, or has a faster clock."""
+    return 0.0 if info.modified is None else max(now - info.modified, 0.0)

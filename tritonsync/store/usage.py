@@ -63,7 +63,8 @@ def usage(catalog: Catalog, by: str, *, now: float) -> Usage:
     else:
         for place in catalog.places:
             modified = catalog.objects[place.manifest].modified
-            name = place.kind if by == "kind" else _span(now - (modified or 0.0))
+            age = "unknown" if modified is None else _span(now - modified)
+            name = place.kind if by == "kind" else age
             groups.setdefault(name, set()).add(place)
     sizes: dict[str, int] = {}
     for name, info in catalog.objects.items():
