@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Run
 from tests.raw import RawBucket
 
@@ -58,6 +60,25 @@ def test_wrong_ages_and_sizes_are_usage_errors(run: Run, vit: RawBucket) -> None
     """Nothing is removed over a typo."""
     assert run("gc", "--url", vit.url, "--older-than", "soon").code == 2
     assert run("gc", "--url", vit.url, "--max-size", "big").code == 2
+
+
+@pytest.mark.parametrize("mode", ["read-only", "off"])
+@pytest.mark.parametrize(
+    "command", [["gc", "--older-than", "0s", "--grace", "0s"], ["rm", "vit"], ["verify", "--delete-bad"]], ids=" ".join
+)
+def test_the_mode_forbids_to_remove(run: Run, vit: RawBucket, command: list[str], mode: str) -> None:
+    """As it forbids to push; what removes nothing goes on."""
+    vit.damage(vit.names("^bundles/.*pack")[0], "flip")
+    before = vit.contents()
+    ran = run(*command, "--url", vit.url, TRITONSYNC_MODE=mode)
+    assert (ran.code, ran.out) == (1, "")
+    assert f"TRITONSYNC_MODE={mode} does not allow to remove anything" in ran.err
+    ran = run(*command, "--url", vit.url, "--json", TRITONSYNC_MODE=mode)
+    assert ran.json["error"]["variable"] == "TRITONSYNC_MODE"
+    harmless = ["verify"] if command[0] == "verify" else [*command, "--dry-run"]
+    ran = run(*harmless, "--url", vit.url, "--json", TRITONSYNC_MODE=mode)
+    assert ran.json.get("error") is None
+    assert vit.contents() == before
 
 
 def test_nothing_is_removed_where_tritonsync_never_wrote(run: Run, tmp_path: Path) -> None:

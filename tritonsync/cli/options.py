@@ -175,6 +175,16 @@ class Connection:
         check_key(workload_key(name), "the name of a workload")
         return name
 
+    def check_mode(self, what: str) -> None:
+        """Check that the mode lets a command change the bucket; `what` says in the message what it does there.
+
+        Raises:
+            SettingsError: it does not.
+        """
+        if self.settings.mode != "read-write":
+            mode = VARIABLES["mode"][0]
+            raise SettingsError(f"{mode}={self.settings.mode} does not allow to {what}", variable=mode, hint="unset it")
+
     def ask_to_write(self) -> None:
         """Find out whether the bucket may be written.
 
@@ -184,9 +194,7 @@ class Connection:
         """
         from tritonsync.errors import AccessDeniedError
 
-        if self.settings.mode != "read-write":
-            mode = VARIABLES["mode"][0]
-            raise SettingsError(f"{mode}={self.settings.mode} does not allow to push", variable=mode, hint="unset it")
+        self.check_mode("push")
         if self.settings.is_untrusted:
             trusted, signing = VARIABLES["trusted_keys"][0], VARIABLES["signing_key"][0]
             raise SettingsError(

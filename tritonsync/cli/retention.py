@@ -155,6 +155,8 @@ def _collect(
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)
+    if not dry_run:
+        connection.check_mode("remove anything")
     connection.ask_to_read()
     catalog = Catalog(connection.bucket)
     _check_is_ours(catalog)

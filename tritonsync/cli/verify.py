@@ -49,6 +49,8 @@ def verify(
 
     output = Output(as_json)
     connection = Connection(context, url, storage_options, timeout)
+    if delete_bad:
+        connection.check_mode("remove anything")
     trust = trust_of(connection.settings)
     started = time.perf_counter()
     connection.ask_to_read()
