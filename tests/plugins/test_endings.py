@@ -182,6 +182,38 @@ time.sleep(60)
         assert "1 bundle published" in done.stderr
 
 
+HANDLER_OF_ITS_OWN = """
+import os, signal, sys, time
+from tritonsync import times
+times.STUCK_S = 0.2
+before, calls = signal.getsignal(signal.SIGTERM), []
+
+def save(*signalled):
+    calls.append(signalled)
+    if {chains}:
+        before(*signalled)
+
+signal.signal(signal.SIGTERM, save)
+os.kill(os.getpid(), signal.SIGTERM)
+end = time.monotonic() + 1.5
+while time.monotonic() < end:
+    time.sleep(0.05)
+print(len(calls), now._ended, flush=True)
+"""
+
+
+@pytest.mark.parametrize("chains", [False, True], ids=["alone", "calls-ours"])
+def test_a_program_that_handles_sigterm_itself_takes_its_time(worker: Worker, tmp_path: Path, chains: bool) -> None:
+    """A handler that came after ours is called once, and nothing ends the program while it saves its work.
+
+    Where it calls the handler that it found, what is to be published is flushed at once.
+    """
+    program = PUBLISH_AND_LEAVE + HANDLER_OF_ITS_OWN.format(chains=chains)
+    done = run_program(worker, tmp_path / "bucket", tmp_path, program)
+    assert (done.returncode, done.stdout) == (0, f"1 {chains}\n"), done.stderr
+    assert "1 bundle published" in done.stderr
+
+
 def test_a_signal_to_a_child_is_none_to_its_parent(worker: Worker, tmp_path: Path) -> None:
     """Between its fork and its exec a child shares the wakeup descriptor; who wrote to it is what counts."""
     program = """

@@ -6,6 +6,9 @@ to the wakeup descriptor (`signal.set_wakeup_fd`), which a thread of ours reads.
 
 A process has only one such descriptor. Where the program has one (asyncio sets it for its own handlers), or sets it
 later, the handler tells the thread.
+
+A program may set a handler of its own later, and Python goes on writing to our descriptor. The signal is that handler's
+then: nothing is flushed unless it calls ours, and nothing here ends the process.
 """
 
 from __future__ import annotations
@@ -27,10 +30,12 @@ __all__ = ["at_sigterm"]
 #: `struct ucred` of Linux: pid, user and group of who wrote a message.
 _CREDENTIALS = struct.Struct("3i")
 _NO_DESCRIPTOR = -1
+#: What the thread is told: SIGTERM is ours to handle (what Python writes), or a handler of the program's calls ours.
+_OURS, _CALLED = bytes([signal.SIGTERM]), b"\0"
 
 
 class _Sigterm:
-    """Handles SIGTERM: calls back on a thread of its own, then lets the signal have its usual effect.
+    """Handles SIGTERM: calls back on a thread of its own, then lets the signal have its usual effect, if it is ours.
 
     A handler runs inside whatever the main thread was doing, whose locks it must not wait for; so this one only tells
     the thread, and the program goes on until that is done.
@@ -46,14 +51,15 @@ class _Sigterm:
         threading.Thread(target=self._wait, name="tritonsync-sigterm", daemon=True).start()
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
+        is_ours = number == signal.SIGTERM and signal.getsignal(number) is self
         if not self._is_done:
             try:
-                self._tell.send(bytes([number]))
+                self._tell.send(_OURS if is_ours else _CALLED)
             except BlockingIOError:  # the thread has been told, many times
                 return
             except OSError:  # the program has closed what is not its own, and nobody can be told
                 self._is_done = True
-        if self._is_done:
+        if self._is_done and is_ours:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -79,16 +85,23 @@ class _Sigterm:
         self._tell.close()
 
     def _wait(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # closed
             while True:
                 told, said_by, _, _ = self._told.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
-                if told == bytes([signal.SIGTERM]) and _is_from_here(said_by):
-                    break
-        except OSError:
-            return
-        with contextlib.suppress(Exception):
-            self._callback()
-        self._is_done = True
+                if not _is_from_here(said_by) or not (told == _CALLED or (told == _OURS and not self._is_anothers())):
+                    continue
+                with contextlib.suppress(Exception):
+                    self._callback()
+                self._is_done = True
+                if told == _OURS and not self._is_anothers():
+                    self._end()
+
+    def _is_anothers(self) -> bool:
+        """Whether the program has set a handler of its own, which decides what becomes of the process."""
+        return signal.getsignal(signal.SIGTERM) not in (self, signal.SIG_DFL)
+
+    def _end(self) -> None:
+        """Let the signal have its usual effect."""
         with contextlib.suppress(Exception):  # a Python without ctypes: the handler does it, in the main thread
             if signal.getsignal(signal.SIGTERM) is self:
                 _restore_default(signal.SIGTERM)
