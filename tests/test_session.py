@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from tritonsync.format.kernel import Kernel, KernelFile
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
 from tritonsync.session import process
 from tritonsync.session.context import plain_host
+from tritonsync.session.counters import Counters
 from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.session import Session
 from tritonsync.session.uploads import CAPACITY, Uploads
+from tritonsync.session.waits import Waits
 from tritonsync.settings import Settings
 from tritonsync.sync import push as push_module
 from tritonsync.sync.caches import LocalCaches
@@ -67,6 +70,11 @@ def enqueue(now: Session, key: str) -> None:
     """Have something published."""
     bundle = Bundle(kind="triton", key=key, payloads=(Payload("p", b"data"),))
     now.enqueue_kernel(key, "default", Path("nowhere"), lambda: bundle, is_compiled=True)
+
+
+def fails(exc: Exception, after: float = 0.0) -> None:
+    time.sleep(after)
+    raise exc
 
 
 def test_what_is_fetched_ahead_is_waited_for_within_the_budget(silent: type[Silent], tmp_path: Path) -> None:
@@ -212,6 +220,30 @@ def test_a_budget_that_is_spent_stops_questions_and_no_uploads(tmp_path: Path) -
     assert now.counts.published == 1
     with RawBucket(str(tmp_path / "bucket")) as raw:
         assert len(raw.names("^bundles/triton/K/.*/manifest.json$")) == 1
+
+
+def test_a_failed_upload_after_the_budget_does_not_turn_the_bucket_off(tmp_path: Path) -> None:
+    """The bucket has answered the program all the time, so it is not in trouble, and the rest is published."""
+    now = session(str(tmp_path / "bucket"), tmp_path / "inductor", budget_s=0.2)
+    while now._waits.may_wait:
+        now._waits.wait_for(lambda: time.sleep(0.05), None, bool)
+    now._waits.wait_for(lambda: fails(RemoteTimeoutError("asked too late")), None, bool)
+    now._outgoing._upload_failed(RemoteTimeoutError("one of many"))
+    assert not now.is_off
+    enqueue(now, "K")
+    now.stop()
+    assert now.counts.published == 1
+
+
+@pytest.mark.parametrize("answered_s", [0.0, 0.15])
+def test_a_budget_is_judged_by_what_most_of_it_was_spent_on(answered_s: float) -> None:
+    """A last question that the budget cut short is no trouble; time-outs from the beginning are."""
+    waits = Waits(0.2, Counters())
+    if answered_s:
+        waits.wait_for(lambda: time.sleep(answered_s), None, bool)
+    while waits.may_wait:
+        waits.wait_for(lambda: fails(RemoteTimeoutError("no answer"), after=waits.budget.left), None, bool)
+    assert waits.is_off is not bool(answered_s)
 
 
 def test_a_session_can_be_flushed_before_it_ends(tmp_path: Path) -> None:

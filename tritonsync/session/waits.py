@@ -2,8 +2,9 @@
 
 Trouble of any kind is a miss, said once per cause. What will not get better (access denied, no such bucket, wrong
 settings, a cache folder that others may write into) turns the bucket off for the rest of the process, and so does a
-budget that was spent on a bucket in trouble. One that was spent on misses only stops the questions: what the bucket
-lacks is what has to be published.
+budget most of which was spent since the bucket last answered. One that was spent on misses only stops the questions:
+what the bucket lacks is what has to be published. What fails where the program does not wait, such as an upload, says
+nothing of that: the bucket has refused one object, or is slow at the moment.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Waits:
         self.budget = Budget(seconds)
         self._counters = counters
         self._off: str | None = None
-        self._is_in_trouble = False
+        #: Of the budget, when the bucket last answered the program.
+        self._left_at_answer = seconds
         self._has_ended = False
 
     def end(self) -> None:
@@ -61,7 +63,8 @@ class Waits:
     @property
     def is_off(self) -> bool:
         """Whether the bucket is left alone for the rest of this process."""
-        if self._off is None and self._is_in_trouble and self.budget.left <= 0:
+        # A healthy bucket may be cut short by the end of the budget, but not for most of it.
+        if self._off is None and 2 * self._left_at_answer > self.budget.seconds and self.budget.left <= 0:
             self._turn_off(f"the program has waited {self.budget.seconds:g} s for it in vain")
         return self._off is not None
 
@@ -97,20 +100,20 @@ class Waits:
         try:
             with self.budget.wait() as wait:
                 answer = question()
-                if is_answered(answer):
-                    self._is_in_trouble = False
                 if is_worth_it(answer):
                     wait.paid_off()
-                return answer
         except (TritonSyncError, FutureTimeoutError) as exc:
             self.failed(exc)
             return nothing
+        else:
+            if is_answered(answer):
+                self._left_at_answer = self.budget.left
+            return answer
         finally:
             self._counters.add(waited_s=time.perf_counter() - started)
 
     def failed(self, exc: Exception) -> None:
         """Say what went wrong, once per cause; what will not get better turns the bucket off."""
-        self._is_in_trouble = True
         if isinstance(exc, _LASTING):
             self._turn_off(str(exc))
         elif isinstance(exc, FutureTimeoutError) and not isinstance(exc, TritonSyncError):
