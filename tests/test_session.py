@@ -27,6 +27,7 @@ from tritonsync.errors import AccessDeniedError, RemoteTimeoutError
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.format.kernel import Kernel, KernelFile
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
+from tritonsync.local import triton_cache
 from tritonsync.session import process
 from tritonsync.session.context import plain_host
 from tritonsync.session.counters import Counters
@@ -35,6 +36,7 @@ from tritonsync.session.session import Session
 from tritonsync.session.uploads import CAPACITY, Uploads
 from tritonsync.session.waits import Waits
 from tritonsync.settings import Settings
+from tritonsync.store import Store
 from tritonsync.sync import push as push_module
 from tritonsync.sync.caches import LocalCaches
 
@@ -174,6 +176,61 @@ def test_kernels_that_were_pushed_in_parts_come_ahead(
     assert now.counts.kernels_fetched == len(compiled_kernels.hashes)
     assert now.counts.misses == 0
     now.stop()
+
+
+def warm_session(kernels: CompiledKernels, folder: Path, **settings: Any) -> Session:
+    """Begin a program whose last run used these kernels: each has a bundle, and all are in that of the workload."""
+    with RawBucket(str(folder / "bucket")) as raw:
+        store, entries = raw.store(), []
+        for kernel in kernels.kernels(None):
+            store.publish(Bundle(kind="triton", key=kernel.hash, kernels=(kernel,)))
+            entries.append(WorkloadEntry(kind="triton", key=kernel.hash, variant="default"))
+        listed = Workload(inductor_dir="/cache", entries=tuple(entries))
+        store.publish_newest(bundle_of_workload("name", listed, kernels.kernels(None)), inline=(LIST,))
+    now = session(str(folder / "bucket"), folder / "inductor", triton_dir=str(folder / "t"), **settings)
+    now.begin()
+    now.kernel_cache_is_known()
+    return now
+
+
+def test_a_kernel_that_has_come_does_not_wait_for_the_others(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk under what is fetched ahead delays each kernel by its own time."""
+    first, gate, emit = compiled_kernels.hashes[0], threading.Event(), triton_cache.emit
+
+    def slow(kernel: Kernel, *rest: Any, **more: Any) -> Any:
+        assert kernel.hash == first or gate.wait(60)
+        return emit(kernel, *rest, **more)
+
+    monkeypatch.setattr(triton_cache, "emit", slow)
+    now = warm_session(compiled_kernels, tmp_path)
+    assert now.fetch_kernel(first, "default", tmp_path / "t")
+    assert now.counts.waited_s < times.AHEAD_S
+    assert not now._plain_kernels._ahead_is_done
+    gate.set()
+
+
+def test_a_fetch_ahead_that_outlasts_the_budget_is_no_trouble_of_the_bucket(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not here after a moment is asked for by itself, and the others are not waited for again."""
+    gate, load = threading.Event(), Store.load_content
+
+    def slow(*rest: Any, **more: Any) -> Any:
+        assert gate.wait(60)
+        return load(*rest, **more)
+
+    monkeypatch.setattr(Store, "load_content", slow)
+    now = warm_session(compiled_kernels, tmp_path, budget_s=2.0)
+    assert now.fetch_kernel(compiled_kernels.hashes[0], "default", tmp_path / "t")
+    waited = now.counts.waited_s
+    assert all(now.fetch_kernel(key, "default", tmp_path / "t") for key in compiled_kernels.hashes)
+    assert now.counts.waited_s - waited < 0.5
+    assert now.counts.misses == 0
+    assert not now.is_off
+    assert not now._plain_kernels._ahead_is_done
+    gate.set()
 
 
 @pytest.mark.parametrize("refused", ["pack", "bundle"])
@@ -319,7 +376,7 @@ def test_a_helper_module_for_another_python_is_fetched_ahead(tmp_path: Path) -> 
     now = session(url, tmp_path / "inductor", triton_dir=str(base))
     now.kernel_cache_is_known()
     now.begin()
-    assert now._plain_kernels._ahead_is_done.wait(60)
+    wait_until(lambda: now._plain_kernels._ahead_is_done)
     assert set(now._plain_kernels._held) == {(HASHES[1], variants[1])}
 
 
@@ -342,6 +399,7 @@ def test_a_fork_waits_once_for_one_thing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 FORK = """
 import os, sys, threading, time
+from tritonsync.local import triton_cache
 from tritonsync.session import process
 
 assert "filelock" not in sys.modules
@@ -439,6 +497,7 @@ from pathlib import Path
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.session.session import Session
 from tritonsync.settings import Settings
+from tritonsync.store import Store
 bucket, caches = Path(sys.argv[1]), sys.argv[2]
 now = Session(Settings(url=str(bucket), workload="w", quiet=True, inductor_dir=caches))
 bundle = Bundle(kind="triton", key="K", payloads=(Payload("p", b"data"),))

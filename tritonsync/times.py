@@ -51,6 +51,9 @@ STUCK_S = 5.0
 
 #: For a fetch that nobody waits for yet.
 BACKGROUND_S = 60.0
+#: A kernel that comes ahead with others is waited for at most so long, once a process; then the bucket is asked for
+#: each that is not here yet. To fetch all of a usual program takes less.
+AHEAD_S = 5.0
 #: For one upload.
 UPLOAD_S = 120.0
 #: A random pause of at most so long before a writer looks whether its bundle is there: of a hundred workers that start

@@ -10,8 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Collection, Iterator
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from tritonsync import times
@@ -27,7 +26,7 @@ from tritonsync.remote.waiting import Deadline
 from tritonsync.session.context import Context
 from tritonsync.session.workload import WorkloadRecord, entries_of
 from tritonsync.store.reader import Loaded
-from tritonsync.sync.caches import is_entry_here, is_here
+from tritonsync.sync.caches import EMITS_AT_ONCE, LocalCaches, is_entry_here, is_here
 
 __all__ = ["KIND", "PlainKernels"]
 
@@ -59,8 +58,10 @@ class PlainKernels:
     def __init__(self, context: Context, record: WorkloadRecord) -> None:
         self._context, self._record = context, record
         self._lock = threading.Lock()
+        #: Told of each kernel that has come, and of the end of what is fetched ahead.
+        self._arrived = threading.Condition(self._lock)
         self._cache_known = threading.Event()
-        self._ahead_is_done = threading.Event()
+        self._ahead_is_done = self._ahead_is_slow = False
         self._misses = 0
         self._max_misses = MAX_MISSES_OF_STRANGERS
         #: Kernel hash -> the folder it was brought to by this process, and the one in which this run used it.
@@ -74,7 +75,7 @@ class PlainKernels:
     def begin(self, manifest: Manifest | None) -> None:
         """Fetch ahead, in the background, what the last run used; None: nothing is known of it."""
         if manifest is None:
-            self._ahead_is_done.set()
+            self._end_ahead()
         else:
             self._max_misses = MAX_MISSES
             start_thread(lambda: self._fetch_ahead(manifest))
@@ -90,14 +91,12 @@ class PlainKernels:
         fetch it both lose less than they would by waiting for each other where the bucket lacks it.
 
         Raises:
-            TritonSyncError: the bucket could not be asked.
-            TimeoutError: what is fetched ahead takes longer (`concurrent.futures.TimeoutError`).
+            TritonSyncError, TimeoutError: the bucket could not be asked.
         """
         deadline = Deadline(timeout)
         store = self._context.reader(deadline.left)
         self.cache_is_known()
-        if not self._ahead_is_done.wait(deadline.left):
-            raise FutureTimeoutError
+        self._wait_for_ahead(key, variant, deadline.left)
         if self._was_fetched_ahead(key, variant, base):
             return True
         if self._misses >= self._max_misses:
@@ -160,7 +159,24 @@ class PlainKernels:
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._context.waits.failed(exc)
         finally:
-            self._ahead_is_done.set()
+            self._end_ahead()
+
+    def _end_ahead(self) -> None:
+        with self._arrived:
+            self._ahead_is_done = True
+            self._arrived.notify_all()
+
+    def _wait_for_ahead(self, key: str, variant: str, left: float | None) -> None:
+        """Wait until a kernel has come ahead, or nothing more comes; in vain only once, and for half of what is left.
+
+        In the other half the bucket can be asked for this kernel: a fetch of many that takes long is no trouble of it.
+        """
+        with self._arrived:
+            if not self._ahead_is_slow:
+                self._ahead_is_slow = not self._arrived.wait_for(
+                    lambda: self._ahead_is_done or key in self._brought or (key, variant) in self._held,
+                    times.AHEAD_S if left is None else min(times.AHEAD_S, left / 2),
+                )
 
     def _fetch_all(self, manifest: Manifest, deadline: Deadline) -> None:
         """Bring the kernels of a workload's bundle here, those that are missing."""
@@ -176,9 +192,8 @@ class PlainKernels:
                 if not is_entry_here(kernel, caches.folder_of(kernel, manifest.kind))
             }
             bundle = store.load_content(manifest, timeout=deadline.left) if wanted else None
-            for kernel in () if bundle is None else bundle.kernels:
-                if (kernel.hash, kernel.content_id) in wanted:
-                    self._emit(kernel, caches.folder_of(kernel, manifest.kind))
+            kernels = () if bundle is None else bundle.kernels
+            self._emit_all([k for k in kernels if (k.hash, k.content_id) in wanted], caches, manifest.kind)
 
     def _fetch_parts(self, manifest: Manifest, deadline: Deadline) -> None:
         """Bring the kernels here that were too many for the workload's bundle."""
@@ -189,8 +204,7 @@ class PlainKernels:
             have = functools.partial(is_here, caches=caches)
             found = store.load(KIND, entry.key, variants=(entry.variant,), have=have, timeout=deadline.left)
             for loaded in found.bundles:
-                for kernel in loaded.bundle.kernels:
-                    self._emit(kernel, caches.folder_of(kernel, KIND))
+                self._emit_all(loaded.bundle.kernels, caches, KIND)
 
         in_parallel(fetch, filter(is_part, entries_of(manifest)), PARTS_AT_ONCE)
 
@@ -210,8 +224,9 @@ class PlainKernels:
 
         def fetch(entry: WorkloadEntry) -> None:
             for loaded in store.load(KIND, entry.key, variants=(entry.variant,), timeout=deadline.left).bundles:
-                with self._lock:
+                with self._arrived:
                     self._held[entry.key, entry.variant] = loaded
+                    self._arrived.notify_all()
 
         in_parallel(fetch, wanted[:MAX_SINGLE], SINGLE_AT_ONCE)
 
@@ -245,6 +260,12 @@ class PlainKernels:
             self._context.counters.add(saved_s=loaded.manifest.compile_seconds)
         return is_here
 
+    def _emit_all(self, kernels: Sequence[Kernel], caches: LocalCaches, kind: str) -> None:
+        def emit(number: int) -> bool:
+            return self._emit(kernels[number], caches.folder_of(kernels[number], kind))
+
+        in_parallel(emit, range(len(kernels)), EMITS_AT_ONCE)
+
     def _emit(self, kernel: Kernel, base: Path) -> bool:
         emitted = triton_cache.emit(kernel, base, files=self._context.settings.files)
         if emitted.outcome in ("busy", "conflict"):
@@ -252,8 +273,9 @@ class PlainKernels:
             return False
         if emitted.outcome in ("emitted", "repaired"):
             self._context.counters.add(kernels_fetched=1)
-        with self._lock:
+        with self._arrived:
             self._brought[kernel.hash] = emitted.path
+            self._arrived.notify_all()
         return True
 
 

@@ -29,6 +29,7 @@ from tritonsync.remote.threads import in_parallel
 from tritonsync.settings import Files
 
 __all__ = [
+    "EMITS_AT_ONCE",
     "LocalCaches",
     "Restored",
     "are_empty",
