@@ -12,9 +12,8 @@ from tests.leftovers import leftovers, wait_until
 from tests.raw import RawBucket
 from tritonsync.errors import FormatError, LocalCacheError, TritonSyncError
 from tritonsync.format.value import bundle_of_value
-from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload
+from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_part, bundle_of_workload
 from tritonsync.local.inductor_cache import value_path
-from tritonsync.sync import push as push_module
 from tritonsync.sync.caches import LocalCaches
 from tritonsync.sync.pull import Pulled, pull
 from tritonsync.sync.push import Pushed, push
@@ -218,7 +217,7 @@ def test_kernels_of_no_graph_go_into_several_bundles(
     compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each up to a cap; all of them arrive, and what is there already is neither sent nor fetched again."""
-    monkeypatch.setattr(push_module, "MAX_PART", 1)
+    monkeypatch.setattr("tritonsync.format.workload.MAX_PART", 1)
     with RawBucket(str(tmp_path / "bucket")) as raw:
         pushed = push(raw.store(), LocalCaches.at(tmp_path / "none"), compiled_kernels.directory, "w")
         assert (pushed.kernels, pushed.kernels_new, pushed.bundles) == (4, 4, 4)
@@ -234,11 +233,28 @@ def test_kernels_of_no_graph_go_into_several_bundles(
         assert second.bytes_downloaded < pulled.bytes_downloaded
 
 
+def test_a_kernel_that_came_in_a_part_is_not_asked_for_by_itself(
+    compiled_kernels: CompiledKernels, tmp_path: Path
+) -> None:
+    """A list that a program published names each kernel, and the bundles of many that hold them."""
+    kernels = compiled_kernels.kernels(None)
+    part = bundle_of_part(kernels[1:])
+    entries = [WorkloadEntry(kind="triton", key=kernel.hash, variant="default") for kernel in kernels]
+    entries.append(WorkloadEntry(kind="triton", key=part.key, variant=part.variant))
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        store = raw.store()
+        store.publish(part)
+        listed = Workload(inductor_dir="/cache", entries=tuple(entries))
+        store.publish_newest(bundle_of_workload("w", listed, kernels[:1]), inline=(LIST,))
+        pulled = pull(raw.store(), LocalCaches.at(tmp_path / "i", tmp_path / "t", by_device=False), "w")
+    assert (pulled.kernels, pulled.kernels_emitted, pulled.missing) == (4, 4, ())
+
+
 def test_one_hash_on_two_devices_arrives_on_both(
     compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever bundle each copy is in."""
-    monkeypatch.setattr(push_module, "MAX_PART", 1)
+    monkeypatch.setattr("tritonsync.format.workload.MAX_PART", 1)
     name = compiled_kernels.hashes[0]
     for device in ("0", "1"):
         shutil.copytree(compiled_kernels.directory / name, tmp_path / "from" / "triton" / device / name)

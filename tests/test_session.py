@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import signal
 import subprocess
 import sys
@@ -74,6 +75,10 @@ def enqueue(now: Session, key: str) -> None:
     now.enqueue_kernel(key, "default", Path("nowhere"), lambda: bundle, is_compiled=True)
 
 
+def same(bundle: Bundle) -> Bundle:
+    return bundle
+
+
 def fails(exc: Exception, after: float = 0.0) -> None:
     time.sleep(after)
     raise exc
@@ -95,7 +100,7 @@ def test_what_is_fetched_ahead_is_waited_for_within_the_budget(silent: type[Sile
     assert not waiter.is_alive()
     for _ in range(20):  # a moment in which a lock was taken does not count, so a little may be left
         if not now.is_off:
-            now.look_up("fx_graph", keys[-1])
+            now.look_up("fx_graph", keys[-1]).more()
     assert now.is_off
 
 
@@ -165,7 +170,7 @@ def test_kernels_that_were_pushed_in_parts_come_ahead(
     compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them are here before the first is asked for, whichever bundle they were in."""
-    monkeypatch.setattr(push_module, "MAX_PART", 1)
+    monkeypatch.setattr("tritonsync.format.workload.MAX_PART", 1)
     with RawBucket(str(tmp_path / "bucket")) as raw:
         push_module.push(raw.store(), LocalCaches.at(tmp_path / "none"), compiled_kernels.directory, "name")
     triton = tmp_path / "t"
@@ -176,6 +181,30 @@ def test_kernels_that_were_pushed_in_parts_come_ahead(
     assert now.counts.kernels_fetched == len(compiled_kernels.hashes)
     assert now.counts.misses == 0
     now.stop()
+
+
+def test_what_a_program_publishes_in_parts_comes_ahead(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of kernels make several bundles, and the next run has all of them without a question for each."""
+    monkeypatch.setattr("tritonsync.format.workload.MAX_PART", 1)
+    first = session(str(tmp_path / "bucket"), tmp_path / "inductor", triton_dir=str(compiled_kernels.directory))
+    for kernel in compiled_kernels.kernels(None):
+        bundle = Bundle(kind="triton", key=kernel.hash, kernels=(kernel,))
+        folder = compiled_kernels.directory / kernel.hash
+        first.enqueue_kernel(kernel.hash, "default", folder, functools.partial(same, bundle), is_compiled=True)
+    first.stop()
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        assert len(raw.names(r"^bundles/triton/.*/part-.*/manifest\.json$")) == len(compiled_kernels.hashes) - 1
+        for name in raw.names("^bundles/triton/.*/default/"):
+            raw.delete(name)
+    second = session(str(tmp_path / "bucket"), tmp_path / "inductor", triton_dir=str(tmp_path / "t"))
+    second.begin()
+    second.kernel_cache_is_known()
+    assert all(second.fetch_kernel(name, "default", tmp_path / "t") for name in compiled_kernels.hashes)
+    assert second.counts.misses == 0
+    assert len(second._record._parts) == len(compiled_kernels.hashes) - 1
+    second.stop()
 
 
 def warm_session(kernels: CompiledKernels, folder: Path, **settings: Any) -> Session:

@@ -12,7 +12,7 @@ from tests.faultproxy import Fault, FaultProxy, answer
 from tests.keys import make_key
 from tests.raw import RawBucket
 from tests.servers import Server
-from tritonsync.errors import RemoteError
+from tritonsync.errors import FormatError, RemoteError
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.store import Store
@@ -40,6 +40,16 @@ def test_an_unknown_key_is_a_miss(store: Store) -> None:
     """A key that nobody published gives nothing and raises nothing."""
     found = store.load("fx_graph", "unknown")
     assert (found.bundles, found.damaged) == ((), frozenset())
+
+
+def test_what_no_reader_would_take_is_not_written(
+    store: Store, raw: RawBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest above the limit of readers is an error of its writer, who would else write it again and again."""
+    monkeypatch.setattr("tritonsync.store.writer.MAX_MANIFEST_BYTES", 300)
+    with pytest.raises(FormatError, match="readers take 300"):
+        store.publish(make_bundle())
+    assert raw.contents("bundles/") == {}
 
 
 def test_a_second_save_creates_nothing(store: Store, raw: RawBucket) -> None:

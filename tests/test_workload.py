@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.kernels import CompiledKernels
 from tests.raw import RawBucket
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import Environment
+from tritonsync.format.workload import WorkloadEntry, bundle_of_part, is_part
 from tritonsync.session.workload import WorkloadRecord, entries_of
 from tritonsync.store import Store
 
@@ -28,6 +30,13 @@ class Run:
         self.store, self.kernels = store, kernels
         self.record = WorkloadRecord("name")
         self.record.load(store)
+
+    def know_parts(self, *kernels: Kernel) -> None:
+        """Say what is in bundles of many, each of one kernel."""
+        for kernel in kernels:
+            bundle = bundle_of_part((kernel,))
+            entry = WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
+            self.record.note_part(entry, frozenset({kernel.hash}))
 
     def use(self, *kernels: Kernel, publish: bool = True) -> None:
         for kernel in kernels:
@@ -60,6 +69,61 @@ def test_kernels_that_are_used_stay(store: Store, compiled_kernels: CompiledKern
     second.use(three)
     second.end()
     assert newest(store) == ({one.hash, three.hash}, {one.hash, three.hash})
+
+
+def parts(store: Store) -> list[str]:
+    """Return the kernels in bundles of many that the newest record lists."""
+    [loaded] = store.load("workload", "name", newest=1).bundles
+    listed = filter(is_part, entries_of(loaded.manifest))
+    found = [store.load("triton", entry.key, variants=(entry.variant,)).bundles for entry in listed]
+    return sorted(kernel.hash for bundles in found for each in bundles for kernel in each.bundle.kernels)
+
+
+def test_more_kernels_than_one_bundle_is_to_hold_are_split(
+    store: Store, compiled_kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is in one of them; a bundle that is still used stays as it is, one that is not goes."""
+    monkeypatch.setattr("tritonsync.format.workload.MAX_PART", 1)
+    one, two, three, four = compiled_kernels.kernels(None)
+    first = Run(store, one, two, three)
+    first.use(one, two, three)
+    first.end()
+    assert newest(store) == ({one.hash, two.hash, three.hash}, {three.hash})
+    assert parts(store) == sorted([one.hash, two.hash])
+    time.sleep(1.1)
+    second = Run(store, one, four)
+    second.know_parts(one, two)
+    second.use(one, publish=False)
+    second.use(four)
+    second.end()
+    assert newest(store) == ({one.hash, four.hash}, {four.hash})
+    assert parts(store) == [one.hash]
+    time.sleep(1.1)
+    third = Run(store, two)  # knows nothing of the parts, which may hold what it has not used yet
+    third.use(two)
+    third.end()
+    assert newest(store) == ({one.hash, two.hash}, {two.hash})
+    assert parts(store) == [one.hash]
+
+
+def test_a_bundle_of_many_with_an_unusable_kernel_is_packed_anew(
+    store: Store, compiled_kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each next run would fetch it again, and compile the kernel again."""
+    monkeypatch.setattr("tritonsync.format.workload.MAX_PART", 1)
+    one, two, three, _ = compiled_kernels.kernels(None)
+    first = Run(store, one, two)
+    first.use(one, two)
+    first.end()
+    better = dataclasses.replace(three, hash=one.hash)  # another content under the name
+    time.sleep(1.1)
+    second = Run(store, two, better)
+    second.know_parts(one)
+    second.use(two, better)
+    second.record.outdated()
+    second.end()
+    assert newest(store)[1] == {one.hash}
+    assert parts(store) == [two.hash]
 
 
 def test_a_run_with_nothing_new_leaves_the_record_alone(store: Store, compiled_kernels: CompiledKernels) -> None:

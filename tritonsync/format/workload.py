@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -15,11 +16,13 @@ from tritonsync.format.manifest import Manifest
 
 __all__ = [
     "LIST",
+    "MAX_PART",
     "Workload",
     "WorkloadEntry",
     "bundle_of_part",
     "bundle_of_workload",
     "checked_path",
+    "in_parts",
     "is_part",
     "path_id",
     "workload_of_manifest",
@@ -29,6 +32,9 @@ __all__ = [
 LIST = "workload.json"
 #: How variants of bundles of many kernels begin.
 _PART = "part-"
+#: Kernels of no graph are packed up to so many bytes. One such bundle is in memory at a time, three times: its files,
+#: its pack, and what is being sent. It also keeps each manifest, which names every file, far below what readers accept.
+MAX_PART = 8 * 1024 * 1024
 #: A run uses some hundreds of bundles; what lists more is not read.
 MAX_ENTRIES = 50_000
 
@@ -94,6 +100,24 @@ def bundle_of_workload(name: str, workload: Workload, kernels: tuple[Kernel, ...
     ordered = msgspec.structs.replace(workload, entries=entries, refused=0, refusal="")
     payload = Payload(LIST, msgspec.json.encode(ordered))
     return Bundle(kind="workload", key=workload_key(name), kernels=kernels, payloads=(payload,))
+
+
+def in_parts(kernels: Iterable[Kernel]) -> Iterator[tuple[Kernel, ...]]:
+    """Group kernels, as they come, into parts of at most `MAX_PART` bytes (or one kernel).
+
+    The last part belongs into the bundle of the workload, each other one into a bundle of its own: `bundle_of_part`.
+    """
+    part: list[Kernel] = []
+    left = MAX_PART
+    for kernel in kernels:
+        size = sum(file.size for file in kernel.files)
+        if part and size > left:
+            yield tuple(part)
+            part, left = [], MAX_PART
+        part.append(kernel)
+        left -= size
+    if part:
+        yield tuple(part)
 
 
 def bundle_of_part(kernels: tuple[Kernel, ...]) -> Bundle:

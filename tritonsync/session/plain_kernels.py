@@ -154,8 +154,8 @@ class PlainKernels:
             self._cache_known.wait()
             deadline = Deadline(times.BACKGROUND_S)
             self._fetch_all(manifest, deadline)
-            self._fetch_parts(manifest, deadline)
-            self._fetch_singly(manifest, deadline)
+            held = {kernel.hash for kernel in manifest.kernels} | self._fetch_parts(manifest, deadline)
+            self._fetch_singly(manifest, held, deadline)
         except Exception as exc:  # noqa: BLE001 - nobody waits for this thread
             self._context.waits.failed(exc)
         finally:
@@ -195,22 +195,27 @@ class PlainKernels:
             kernels = () if bundle is None else bundle.kernels
             self._emit_all([k for k in kernels if (k.hash, k.content_id) in wanted], caches, manifest.kind)
 
-    def _fetch_parts(self, manifest: Manifest, deadline: Deadline) -> None:
-        """Bring the kernels here that were too many for the workload's bundle."""
+    def _fetch_parts(self, manifest: Manifest, deadline: Deadline) -> set[str]:
+        """Bring the kernels here that were too many for the workload's bundle; return their hashes."""
         caches = self._context.host().caches()
         store = self._context.reader(deadline.left)
 
-        def fetch(entry: WorkloadEntry) -> None:
+        def fetch(entry: WorkloadEntry) -> frozenset[str]:
             have = functools.partial(is_here, caches=caches)
             found = store.load(KIND, entry.key, variants=(entry.variant,), have=have, timeout=deadline.left)
             for loaded in found.bundles:
                 self._emit_all(loaded.bundle.kernels, caches, KIND)
+            manifests = (*found.present, *(loaded.manifest for loaded in found.bundles))
+            hashes = frozenset(kernel.hash for manifest in manifests for kernel in manifest.kernels)
+            if hashes:
+                self._record.note_part(entry, hashes)
+            return hashes
 
-        in_parallel(fetch, filter(is_part, entries_of(manifest)), PARTS_AT_ONCE)
+        parts = in_parallel(fetch, filter(is_part, entries_of(manifest)), PARTS_AT_ONCE)
+        return {kernel for kernels in parts.values() for kernel in kernels}
 
-    def _fetch_singly(self, manifest: Manifest, deadline: Deadline) -> None:
-        """Fetch the listed bundles whose kernels the workload's own lacks, and hold them until they are wanted."""
-        held = {kernel.hash for kernel in manifest.kernels}
+    def _fetch_singly(self, manifest: Manifest, held: Collection[str], deadline: Deadline) -> None:
+        """Fetch the listed bundles whose kernels were in none of many, and hold them until they are wanted."""
         base = self._context.host().caches().plain_kernels(None)
         wanted = [
             entry

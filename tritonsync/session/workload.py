@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from tritonsync.errors import FormatError
 from tritonsync.format.bundle import GRAPHS
@@ -16,7 +16,9 @@ from tritonsync.format.workload import (
     LIST,
     Workload,
     WorkloadEntry,
+    bundle_of_part,
     bundle_of_workload,
+    in_parts,
     is_part,
     path_id,
     workload_of_manifest,
@@ -46,6 +48,8 @@ class WorkloadRecord:
         self._began = _now()
         self._last: frozenset[WorkloadEntry] = frozenset()
         self._kernels: frozenset[str] = frozenset()
+        #: Hashes of the kernels in the listed bundles of many, as far as they are known.
+        self._parts: dict[WorkloadEntry, frozenset[str]] = {}
         self._last_made: Environment | None = None
         self._is_outdated = False
         self._known: set[WorkloadEntry] = set()
@@ -59,6 +63,11 @@ class WorkloadRecord:
             noted = {WorkloadEntry(kind=kind, key=key, variant=variant) for variant in variants}
             self._known |= noted
             self._gone -= noted
+
+    def note_part(self, part: WorkloadEntry, kernels: frozenset[str]) -> None:
+        """Note which kernels, by hash, a listed bundle of many holds."""
+        with self._lock:
+            self._parts[part] = kernels
 
     def graphs(self) -> set[tuple[str, str]]:
         """Return kind and key of the graphs that were used."""
@@ -130,27 +139,48 @@ class WorkloadRecord:
                     len(self._last),
                     VARIABLES["workload"][0],
                 )
-            kept = {entry for entry in self._last if (entry.kind, entry.key) in self._keys or is_part(entry)}
+            parts = self._parts_that_stay()
+            kept = {entry for entry in self._last if self._stays(entry, parts)}
             entries = (kept | self._known | set(entries_of(newest))) - self._gone
             wanted = {entry.key for entry in entries if entry.kind == "triton" and not is_part(entry)}
-            wanted |= {key for key in self._kernels if ("triton", key) in self._keys}
-        kernels = tuple(collect(wanted))
-        if newest is not None and not {kernel.hash for kernel in newest.kernels} <= {kernel.hash for kernel in kernels}:
-            kernels = _united(kernels, store, newest, timeout)
+            packed = self._kernels.union(*self._parts.values())
+            wanted |= {key for key in packed if ("triton", key) in self._keys}
+            wanted.difference_update(*parts.values())
+        own: tuple[Kernel, ...] = ()
+        here = set[str]().union(*parts.values())
+        for part in in_parts(_united(collect(wanted), here, store, newest, timeout)):
+            if own:
+                parts[_publish_part(store, own, timeout)] = _hashes(own)
+            own = part
+        entries |= parts.keys()
         listed = Workload(
             inductor_dir=public_path(inductor_dir), entries=tuple(sorted(entries)), path_id=path_id(inductor_dir)
         )
-        made = with_target(store.environment, kernels)
-        store = store.on_host(cpu=store.cpu, rank=store.rank, environment=made)
-        place = store.publish_newest(
-            bundle_of_workload(self.name, listed, kernels), inline=(LIST,), timeout=timeout
-        ).place
+        place = (
+            _made_of(store, own)
+            .publish_newest(bundle_of_workload(self.name, listed, own), inline=(LIST,), timeout=timeout)
+            .place
+        )
         with self._lock:
-            self._last, self._kernels = frozenset(entries), frozenset(kernel.hash for kernel in kernels)
+            self._last, self._kernels, self._parts = frozenset(entries), _hashes(own), parts
             self._is_outdated = False
         if place is not None:
             publish_copies(store.bucket, place, entries, timeout=timeout)
         return frozenset(entries)
+
+    def _parts_that_stay(self) -> dict[WorkloadEntry, frozenset[str]]:
+        """Return the bundles of many that the next list names too, as far as their kernels are known.
+
+        One of which nothing is used goes, and all where something proved unusable: what is used of them is packed anew.
+        """
+        used = {key for kind, key in self._keys if kind == "triton"}
+        return {} if self._is_outdated else {part: of for part, of in self._parts.items() if of & used}
+
+    def _stays(self, entry: WorkloadEntry, parts: Collection[WorkloadEntry]) -> bool:
+        """Whether the next list names what the last one did."""
+        if is_part(entry):
+            return entry in parts or entry not in self._parts
+        return (entry.kind, entry.key) in self._keys
 
     def forget(self, entries: Collection[WorkloadEntry]) -> None:
         """Note that these bundles are not in the bucket any more, so that the next list does not name them."""
@@ -179,12 +209,32 @@ def entries_of(manifest: Manifest | None) -> Sequence[WorkloadEntry]:
     return workload.entries
 
 
-def _united(kernels: tuple[Kernel, ...], store: Store, newest: Manifest, timeout: float | None) -> tuple[Kernel, ...]:
-    """Add the kernels of another run's record."""
-    here = {kernel.hash for kernel in kernels}
-    found = store.load("workload", newest.key, variants=(newest.variant,), timeout=timeout)
-    theirs = (kernel for loaded in found.bundles for kernel in loaded.bundle.kernels)
-    return (*kernels, *(kernel for kernel in theirs if kernel.hash not in here))
+def _united(
+    kernels: Iterable[Kernel], here: set[str], store: Store, newest: Manifest | None, timeout: float | None
+) -> Iterator[Kernel]:
+    """Yield these kernels, and those of another run's record that are not `here`, nor among these."""
+    for kernel in kernels:
+        here.add(kernel.hash)
+        yield kernel
+    if newest is not None and not {kernel.hash for kernel in newest.kernels} <= here:
+        found = store.load("workload", newest.key, variants=(newest.variant,), timeout=timeout)
+        theirs = (kernel for loaded in found.bundles for kernel in loaded.bundle.kernels)
+        yield from (kernel for kernel in theirs if kernel.hash not in here)
+
+
+def _publish_part(store: Store, kernels: tuple[Kernel, ...], timeout: float | None) -> WorkloadEntry:
+    bundle = bundle_of_part(kernels)
+    _made_of(store, kernels).publish(bundle, timeout=timeout)
+    return WorkloadEntry(kind=bundle.kind, key=bundle.key, variant=bundle.variant)
+
+
+def _made_of(store: Store, kernels: Iterable[Kernel]) -> Store:
+    """Return the same store, whose manifests state the target of these kernels."""
+    return store.on_host(cpu=store.cpu, rank=store.rank, environment=with_target(store.environment, kernels))
+
+
+def _hashes(kernels: Iterable[Kernel]) -> frozenset[str]:
+    return frozenset(kernel.hash for kernel in kernels)
 
 
 def _now() -> str:

@@ -16,13 +16,13 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from tritonsync import times
-from tritonsync.errors import PackError, RemoteError, UnfitObjectError
+from tritonsync.errors import FormatError, PackError, RemoteError, UnfitObjectError
 from tritonsync.format import manifest as manifests
 from tritonsync.format import pack as packs
 from tritonsync.format.bundle import CHANGING, Bundle, Digest, Payload
 from tritonsync.format.key_parts import KEY_PARTS
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, key_prefix
-from tritonsync.format.manifest import MAX_GENERATION, Environment, Manifest
+from tritonsync.format.manifest import MAX_GENERATION, MAX_MANIFEST_BYTES, Environment, Manifest
 from tritonsync.format.ranks import Rank
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.remote.bucket import Bucket, ObjectInfo
@@ -321,6 +321,7 @@ class Store(Reader):
         """Write a bundle under the first generation whose names hold nothing spoiled.
 
         Raises:
+            FormatError: its manifest is larger than what readers take.
             _LooksSpoiledError: unless `is_sure`, in place of the first generation that is passed over.
         """
         packed = _without(bundle, inline)
@@ -337,7 +338,9 @@ class Store(Reader):
             )
             if self.signer is not None:
                 manifest = self.signer.sign(manifest)
-            place = manifest.place
+            place, encoded = manifest.place, manifests.encode(manifest)
+            if len(encoded) > MAX_MANIFEST_BYTES:
+                raise FormatError(f"{place.manifest}: {len(encoded)} bytes, and readers take {MAX_MANIFEST_BYTES}")
             state, _ = self._pack(manifest, place, listing, reread, deadline)
             if place.pack in listing and place.manifest not in listing and _may_go(listing[place.pack]):
                 continue
@@ -349,7 +352,7 @@ class Store(Reader):
             if pack is not None and state == "absent":
                 created = self.bucket.create(place.pack, pack, timeout=deadline.left)
             if place.manifest not in listing:
-                created |= self.bucket.create(place.manifest, manifests.encode(manifest), timeout=deadline.left)
+                created |= self.bucket.create(place.manifest, encoded, timeout=deadline.left)
             if created:
                 self.written.add(place.prefix)
             return Published(place, created, packed)

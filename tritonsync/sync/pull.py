@@ -104,13 +104,15 @@ def pull(
         manifest, listed = pulling.workload(workload)
         if listed.refused:
             log.warning("%s", listed.refusal)
-        # Most kernels of no graph are in the workload's own bundle as well, which is here now.
-        here = {kernel.hash for kernel in manifest.kernels}
         shared = [entry for entry in listed.entries if not is_variant_of_another(entry.variant, store.rank)]
-        wanted = [entry for entry in shared if entry.kind != "triton" or entry.key not in here or is_part(entry)]
         if pulling.copies is None:
             lock.close()  # each bundle has a lock of its own; copies are for one process of this host to fetch
-        results = in_parallel(pulling.entry, wanted, BUNDLES_AT_ONCE, progress)
+        parts = list(filter(is_part, shared))
+        results = in_parallel(pulling.entry, parts, BUNDLES_AT_ONCE, progress if parts else None)
+        # Most kernels of no graph are in the workload's own bundle or its parts as well, and here now.
+        here = {kernel.hash for kernel in manifest.kernels} | pulling.kernels
+        rest = [entry for entry in shared if entry.kind != "triton" or not (entry.key in here or is_part(entry))]
+        results |= in_parallel(pulling.entry, rest, BUNDLES_AT_ONCE, progress)
     missing = [entry for entry in results.values() if entry is not None]
     after = store.bucket.stats
     return Pulled(
@@ -153,6 +155,8 @@ class _Pull:
         self.store, self.caches, self.files, self.timeout, self.dry_run = store, caches, files, timeout, dry_run
         self._permission = start_thread(permitted)
         self.emitted = self.present = self.conflicts = self.wanted = 0
+        #: Hashes of those that came, or were here.
+        self.kernels: set[str] = set()
         self.is_here = functools.partial(is_here, caches=caches)
         #: Of which bundles no pack is read: those that are here, and in a dry run all.
         self.knows: Callable[[Manifest], bool] = (lambda _: True) if dry_run else self.is_here
@@ -230,6 +234,7 @@ class _Pull:
             self.emitted += restored.emitted
             self.present += restored.present
             self.conflicts += len(restored.conflicts)
+            self.kernels.update(kernel.hash for kernel in loaded.manifest.kernels)
         return True
 
     def _seen(self, entry: WorkloadEntry) -> bool:
@@ -264,6 +269,7 @@ class _Pull:
         """Count a bundle that is here; in a dry run, one that was looked at."""
         lacks = self.dry_run and not self.is_here(manifest)
         with self._lock:
+            self.kernels.update(kernel.hash for kernel in manifest.kernels)
             if lacks:
                 self.emitted += len(manifest.kernels)
                 self.wanted += manifest.pack.size if manifest.pack is not None else 0

@@ -17,11 +17,13 @@ from tritonsync.format.ranks import depends_on_rank
 from tritonsync.format.value import bundle_of_value, facts_of_value
 from tritonsync.format.workload import (
     LIST,
+    MAX_PART,
     Workload,
     WorkloadEntry,
     bundle_of_part,
     bundle_of_workload,
     checked_path,
+    in_parts,
     is_part,
     path_id,
 )
@@ -44,9 +46,6 @@ KernelName = tuple[str, "int | None"]
 
 #: Bundles of values in flight at a time: enough to hide round trips, few enough to hold in memory.
 BUNDLES_AT_ONCE = 4
-#: Kernels of no graph are packed up to so many bytes. One such bundle is in memory at a time, three times: its files,
-#: its pack, and what is being sent.
-MAX_PART = 8 * 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +121,7 @@ def push(
     count = 0
     plain = [folder for folder in triton_cache.scan(triton_dir) if (folder.hash, folder.device) not in covered]
     parts = max(-(-sum(triton_cache.size_of(folder.path) for folder in plain) // MAX_PART), 1)
-    for number, part in enumerate(_parts(_collected(plain))):
+    for number, part in enumerate(in_parts(_collected(plain))):
         if own:
             entries.append(pushing.publish(bundle_of_part(own)))
             if progress is not None:
@@ -135,7 +134,7 @@ def push(
     )
     own_bundle = bundle_of_workload(workload, listed, own)
     published = pushing.published(own_bundle, inline=(LIST,))
-    if pushing.look_again(values, lambda: _parts(_collected(plain))):
+    if pushing.look_again(values, lambda: in_parts(_collected(plain))):
         published = pushing.published(own_bundle, inline=(LIST,))
     if published is not None and published.place is not None:
         publish_copies(store.bucket, published.place, entries, timeout=timeout)
@@ -272,21 +271,6 @@ def _size(bundle: Bundle) -> int:
 
 def _names(bundle: Bundle) -> frozenset[KernelName]:
     return frozenset((kernel.hash, kernel.device) for kernel in bundle.kernels)
-
-
-def _parts(kernels: Iterable[Kernel]) -> Iterator[tuple[Kernel, ...]]:
-    """Group kernels, as they come, into parts of at most `MAX_PART` bytes (or one kernel)."""
-    part: list[Kernel] = []
-    left = MAX_PART
-    for kernel in kernels:
-        size = sum(file.size for file in kernel.files)
-        if part and size > left:
-            yield tuple(part)
-            part, left = [], MAX_PART
-        part.append(kernel)
-        left -= size
-    if part:
-        yield tuple(part)
 
 
 def _why_left_out(kind: str, data: bytes) -> str | None:
