@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from tritonsync.session.outgoing import Outgoing
 from tritonsync.session.session import Session
 from tritonsync.session.uploads import CAPACITY, Uploads
 from tritonsync.session.waits import Waits
+from tritonsync.session.workload import entries_of
 from tritonsync.settings import Settings
 from tritonsync.store import Store
 from tritonsync.sync import push as push_module
@@ -220,6 +221,31 @@ def warm_session(kernels: CompiledKernels, folder: Path, **settings: Any) -> Ses
     now.begin()
     now.kernel_cache_is_known()
     return now
+
+
+@pytest.mark.parametrize("is_young", [True, False], ids=["young", "old"])
+def test_what_a_young_list_names_is_not_looked_for_again(
+    compiled_kernels: CompiledKernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_young: bool
+) -> None:
+    """One new kernel among thousands is published without a question for each of the others: no `gc` took them."""
+    asked: set[WorkloadEntry] = set()
+
+    def missing(bucket: Any, entries: Collection[WorkloadEntry]) -> set[WorkloadEntry]:
+        asked.update(entries)
+        return set()
+
+    monkeypatch.setattr("tritonsync.session.outgoing.missing_entries", missing)
+    monkeypatch.setattr(times, "YOUNG_LIST_S", times.YOUNG_LIST_S if is_young else -60.0)
+    now = warm_session(compiled_kernels, tmp_path)
+    for key in compiled_kernels.hashes:
+        assert now.fetch_kernel(key, "default", tmp_path / "t")
+        now.note_kernel_used(key, tmp_path / "t" / key)
+    enqueue(now, "K")
+    now.stop()
+    assert {entry.key for entry in asked} == (set() if is_young else set(compiled_kernels.hashes))
+    with RawBucket(str(tmp_path / "bucket")) as raw:
+        [loaded] = raw.store().load("workload", "name", newest=1).bundles
+    assert {entry.key for entry in entries_of(loaded.manifest)} == {"K", *compiled_kernels.hashes}
 
 
 def test_a_kernel_that_has_come_does_not_wait_for_the_others(

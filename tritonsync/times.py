@@ -88,6 +88,8 @@ LOCK_S = 15.0
 LOCKS_S = 30.0
 #: What is younger than this no command takes away as unused: its writer may still be at it.
 GRACE_S = 3600.0
+#: What a list names that is younger than this nothing has taken away: half of `GRACE_S`, as clocks differ.
+YOUNG_LIST_S = 1800.0
 #: A pack without a manifest is taken for that of another writer at work, and used, while it is younger. Well below
 #: `GRACE_S`: it must not be one that is about to be taken away.
 LONE_PACK_S = 300.0

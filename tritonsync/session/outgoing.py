@@ -154,21 +154,21 @@ class Outgoing:
         if not self._record.is_new():
             return
         inductor = str(self._context.host().caches().inductor)
-        named = self._record.publish(store, inductor, times.UPLOAD_S, collect)
+        unsure = self._record.publish(store, inductor, times.UPLOAD_S, collect)
         # `tritonsync gc` may have taken something that nobody named, a moment before this list came.
-        lost = self._publish_again(store, named)
+        lost = self._publish_again(store, unsure)
         if lost:
             self._record.forget(lost)
             self._record.publish(store, inductor, times.UPLOAD_S, collect)
 
-    def _publish_again(self, store: Store, named: Collection[WorkloadEntry]) -> set[WorkloadEntry]:
-        """Publish again, out of the caches of this host, what is not in the bucket any more of what a list names.
+    def _publish_again(self, store: Store, unsure: Collection[WorkloadEntry]) -> set[WorkloadEntry]:
+        """Publish again, out of the caches of this host, what is not in the bucket any more of these entries of a list.
 
         Returns:
             what could not be published again.
         """
         with self._lock:
-            old = set(named) - self._created
+            old = set(unsure) - self._created
         lost = missing_entries(store.bucket, old)
         keys = {(entry.kind, entry.key) for entry in lost if entry.kind in GRAPHS}
         if not keys:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from tritonsync import times
 from tritonsync.errors import FormatError
 from tritonsync.format.bundle import GRAPHS
 from tritonsync.format.kernel import Kernel
@@ -45,7 +46,7 @@ class WorkloadRecord:
     def __init__(self, name: str | None) -> None:
         self.name = name
         self._lock = threading.RLock()
-        self._began = _now()
+        self._began = _ago(0)
         self._last: frozenset[WorkloadEntry] = frozenset()
         self._kernels: frozenset[str] = frozenset()
         #: Hashes of the kernels in the listed bundles of many, as far as they are known.
@@ -120,16 +121,18 @@ class WorkloadRecord:
             collect: reads, of the kernels with these hashes, those that this run used and the bundle is to hold.
 
         Returns:
-            what the published list names.
+            what the published list names and may not be in the bucket any more. What the list before it names is there
+            while that is young: no `tritonsync gc` takes it, and it counts for some time after it was superseded.
 
         Raises:
             RemoteError: the bucket could not be asked, or refused the write.
         """
         if self.name is None:
             return frozenset()
-        newest = self._newest(store, timeout)
-        if newest is not None and newest.created < self._began:
-            newest = None
+        before = self._newest(store, timeout)
+        named_before = frozenset(entries_of(before))
+        is_young = before is not None and _ago(times.YOUNG_LIST_S) < before.created < _ago(-times.YOUNG_LIST_S)
+        newest = before if before is not None and before.created >= self._began else None
         with self._lock:
             if self._is_of_another(store.environment):
                 log.warning(
@@ -141,7 +144,7 @@ class WorkloadRecord:
                 )
             parts = self._parts_that_stay()
             kept = {entry for entry in self._last if self._stays(entry, parts)}
-            entries = (kept | self._known | set(entries_of(newest))) - self._gone
+            entries = (kept | self._known | (named_before if newest else set())) - self._gone
             wanted = {entry.key for entry in entries if entry.kind == "triton" and not is_part(entry)}
             packed = self._kernels.union(*self._parts.values())
             wanted |= {key for key in packed if ("triton", key) in self._keys}
@@ -166,7 +169,7 @@ class WorkloadRecord:
             self._is_outdated = False
         if place is not None:
             publish_copies(store.bucket, place, entries, timeout=timeout)
-        return frozenset(entries)
+        return frozenset(entries) - (named_before if is_young else frozenset())
 
     def _parts_that_stay(self) -> dict[WorkloadEntry, frozenset[str]]:
         """Return the bundles of many that the next list names too, as far as their kernels are known.
@@ -237,5 +240,7 @@ def _hashes(kernels: Iterable[Kernel]) -> frozenset[str]:
     return frozenset(kernel.hash for kernel in kernels)
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _ago(seconds: float) -> str:
+    """Return the time of so many seconds ago as manifests state it; what is earlier sorts before it."""
+    when = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=seconds)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
