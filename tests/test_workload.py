@@ -11,6 +11,7 @@ import pytest
 
 from tests.kernels import CompiledKernels
 from tests.raw import RawBucket
+from tritonsync import times
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.manifest import Environment
 from tritonsync.format.workload import WorkloadEntry, bundle_of_part, is_part
@@ -137,6 +138,37 @@ def test_a_run_with_nothing_new_leaves_the_record_alone(store: Store, compiled_k
     assert not again.record.is_new()
     again.record.outdated()
     assert again.record.is_new()
+
+
+def test_a_list_that_is_in_use_is_renewed_once_a_week(
+    store: Store, compiled_kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a run that uses something of it; though nothing has changed, and nothing of it is lost."""
+    one, two, three, _ = compiled_kernels.kernels(None)
+    first = Run(store, one, two)
+    first.use(one, two)
+    first.end()
+    [before] = store.load("workload", "name", newest=1).bundles
+    monkeypatch.setattr(times, "RENEW_LIST_S", 2.0)
+    soon = Run(store, one, two)
+    soon.use(one, two, publish=False)
+    assert not soon.record.is_new()
+    time.sleep(3.1)
+    for others in ((), (three,)):
+        idle = Run(store, three)
+        idle.use(*others, publish=False)
+        assert not idle.record.is_new()
+    late = [Run(store, one), Run(store, one, two)]
+    for run in late:
+        run.use(*run.kernels, publish=False)
+        assert run.record.is_new()
+        run.end()
+        assert not run.record.is_new()
+    assert newest(store) == ({one.hash, two.hash}, {one.hash, two.hash})
+    after = store.load("workload", "name", newest=9).bundles
+    assert len(after) == 2  # the second run found that the first had done it
+    assert after[0].manifest.created > before.manifest.created
+    assert after[0].manifest.payloads == before.manifest.payloads
 
 
 def test_runs_that_overlap_add_to_each_other(store: Store, compiled_kernels: CompiledKernels) -> None:

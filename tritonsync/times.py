@@ -67,6 +67,9 @@ RETRY_UPLOAD_S = 35.0
 FOLDER_QUIET_S = 5.0
 #: After it was, it is left alone for so long, but at the end of the process.
 FOLDER_PAUSE_S = 60.0
+#: The list of a workload that is older than this is written anew by the next run that uses something of it, though
+#: nothing in it has changed: to `gc --older-than`, what is in use must not look as if nobody needed it.
+RENEW_LIST_S = 7 * 86_400.0
 #: What looked damaged is looked at again after so long, before another generation is written for it.
 SECOND_LOOK_S = 0.5
 

@@ -52,6 +52,7 @@ class WorkloadRecord:
         #: Hashes of the kernels in the listed bundles of many, as far as they are known.
         self._parts: dict[WorkloadEntry, frozenset[str]] = {}
         self._last_made: Environment | None = None
+        self._last_created = ""
         self._is_outdated = False
         self._known: set[WorkloadEntry] = set()
         self._gone: set[WorkloadEntry] = set()
@@ -86,6 +87,7 @@ class WorkloadRecord:
             self._last = frozenset(entries_of(last))
             self._kernels = frozenset(kernel.hash for kernel in last.kernels) if last else frozenset()
             self._last_made = last.environment if last else None
+            self._last_created = last.created if last else ""
         return last
 
     def outdated(self) -> None:
@@ -93,9 +95,19 @@ class WorkloadRecord:
         self._is_outdated = True
 
     def is_new(self) -> bool:
-        """Whether this run used something in the bucket that the last one did not, or has better."""
+        """Whether this run used something in the bucket that the last one did not, or has better, or has to renew."""
         with self._lock:
-            return self.name is not None and (self._is_outdated or not self._known - self._gone <= self._last)
+            return self.name is not None and (self._has_changed or self._is_old(self._last_created))
+
+    @property
+    def _has_changed(self) -> bool:
+        return self._is_outdated or not self._known - self._gone <= self._last
+
+    def _is_old(self, created: str) -> bool:
+        """Whether a list of that time looks as if nobody needed it, though this run uses something of the last one."""
+        listed = {(entry.kind, entry.key) for entry in self._last}
+        listed |= {("triton", key) for key in self._kernels.union(*self._parts.values())}
+        return created <= _ago(times.RENEW_LIST_S) and not listed.isdisjoint(self._keys)
 
     def _is_of_another(self, environment: Environment) -> bool:
         """Whether the last record seems to be of another program: made in the same place, with nothing that is used."""
@@ -132,8 +144,11 @@ class WorkloadRecord:
         before = self._newest(store, timeout)
         named_before = frozenset(entries_of(before))
         is_young = before is not None and _ago(times.YOUNG_LIST_S) < before.created < _ago(-times.YOUNG_LIST_S)
-        newest = before if before is not None and before.created >= self._began else None
         with self._lock:
+            # A list that is only renewed loses nothing: this run may have used a part of what others use.
+            is_added = before is not None and (before.created >= self._began or not self._has_changed)
+            newest = before if is_added else None
+            anew = before is not None and self._is_old(before.created)
             if self._is_of_another(store.environment):
                 log.warning(
                     "workload %r listed %d graphs and kernels, and this run used none of them; if another program has "
@@ -161,12 +176,12 @@ class WorkloadRecord:
         )
         place = (
             _made_of(store, own)
-            .publish_newest(bundle_of_workload(self.name, listed, own), inline=(LIST,), timeout=timeout)
+            .publish_newest(bundle_of_workload(self.name, listed, own), anew=anew, inline=(LIST,), timeout=timeout)
             .place
         )
         with self._lock:
             self._last, self._kernels, self._parts = frozenset(entries), _hashes(own), parts
-            self._is_outdated = False
+            self._is_outdated, self._last_created = False, _ago(0)
         if place is not None:
             publish_copies(store.bucket, place, entries, timeout=timeout)
         return frozenset(entries) - (named_before if is_young else frozenset())

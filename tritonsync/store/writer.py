@@ -210,9 +210,17 @@ class Store(Reader):
         return frozenset(name.rpartition("/")[0] for name in missing if name.startswith("kernels/"))
 
     def publish_newest(
-        self, bundle: Bundle, *, reread: bool = False, inline: Collection[str] = (), timeout: float | None = None
+        self,
+        bundle: Bundle,
+        *,
+        anew: bool = False,
+        reread: bool = False,
+        inline: Collection[str] = (),
+        timeout: float | None = None,
     ) -> Published:
-        """Publish a bundle of a kind that changes before its predecessors in a listing; not if it equals the newest.
+        """Publish a bundle of a kind that changes before its predecessors in a listing.
+
+        Not if it equals the newest, unless it is to be written `anew`.
 
         The variant of the bundle is replaced by `9999999999 - unix time`, zero-padded.
 
@@ -229,7 +237,7 @@ class Store(Reader):
         accepted = search.accepted(timed)
         _raise_first(search.failed)
         for newest, there in list(accepted.items())[:1]:
-            if any(_is_of(manifest, bundle) for manifest, _ in there):
+            if not anew and any(_is_of(manifest, bundle) for manifest, _ in there):
                 same = dataclasses.replace(bundle, variant=newest)
                 return self.publish(same, reread=reread, inline=inline, timeout=deadline.left)
             number = min(number, int(newest) - 1)
