@@ -5,131 +5,21 @@ Three kinds: an object store spoken to over fsspec's event loop, a folder, and a
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import errno
 import functools
-import os
-import stat
-import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tritonsync import times
-from tritonsync.errors import UnfitObjectError
 from tritonsync.remote.filesystem import build
 from tritonsync.remote.filesystem import close as close_filesystem
+from tritonsync.remote.folder import create_file, find_files, read_file
 from tritonsync.remote.threads import on_loop, on_thread
 from tritonsync.remote.translate import is_past_the_end
 from tritonsync.remote.url import Address
 from tritonsync.remote.waiting import RetryPolicy
 
-__all__ = ["TEMPORARY", "Backend", "Folder", "ObjectStore", "create_file", "modified", "over_fsspec", "read_file"]
-
-#: How names of files begin that are not objects yet.
-TEMPORARY = ".tritonsync-"
-
-
-# exFAT, some FUSE mounts (gcsfuse, Mountpoint for S3) and some NFS servers have no hard links.
-_NO_LINKS = frozenset(
-    {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES, errno.EXDEV}
-)
-
-
-def create_file(target: Path, data: bytes) -> None:
-    """Write `data` under a random name beside `target`, then link it there.
-
-    The data is on the disk before the name is, and the name when this returns: a power cut leaves no object that is
-    empty or cut short, which no writer could replace.
-
-    Where the filesystem has no hard links the file is renamed onto the target instead: still whole or not at all, but
-    the last of two simultaneous writers wins. Object names derive from content, so both wrote the same.
-
-    Raises:
-        FileExistsError: the target is there already.
-        OSError: the folder cannot be written.
-    """
-    if target.exists():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as exc:
-        # A file stands where the folder should be: not what FileExistsError means to the caller.
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from exc
-    _sweep(target.parent)
-    temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb", buffering=0) as file:
-            left = memoryview(data)
-            while left:
-                left = left[file.write(left) :]
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, target)
-        except OSError as exc:
-            if exc.errno not in _NO_LINKS:
-                raise
-            temporary.replace(target)
-    finally:
-        # Gone already after a rename.
-        temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk; Windows and some network file systems know no such thing."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def read_file(path: str, count: int) -> bytes:
-    """Return the first `count` bytes of a file; links to regular files are followed.
-
-    Raises:
-        UnfitObjectError: it is a device, a pipe, a socket or a folder: what has no size, or no end.
-        OSError: it cannot be read.
-    """
-    # A pipe without a writer would hold a blocking `open` up for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as exc:
-        if exc.errno in _NOT_OPENED:
-            raise UnfitObjectError(f"{path} is no regular file", path=path) from exc
-        raise
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnfitObjectError(f"{path} is no regular file", path=path)
-        parts: list[bytes] = []
-        # Not `count` at once, for which memory would be set aside before it is known how much there is.
-        while count > 0 and (part := os.read(descriptor, min(count, max(status.st_size, _PART)))):
-            parts.append(part)
-            count -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-    finally:
-        os.close(descriptor)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers left in this one folder."""
-    oldest = time.time() - times.STALE_AFTER_S
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(TEMPORARY) and entry.stat().st_mtime < oldest:
-                Path(entry.path).unlink(missing_ok=True)
-
-
-#: How `open` refuses a socket, a device without a driver, links that lead in a circle, and a folder.
-_NOT_OPENED = frozenset({errno.ENXIO, errno.ENODEV, errno.ELOOP, errno.EISDIR})
-#: Read at a time of a file that was empty when it was opened.
-_PART = 64 * 1024
+__all__ = ["Backend", "Folder", "ObjectStore", "modified", "over_fsspec"]
 
 #: What S3 and GCS put into one page of a listing, as s3fs and gcsfs ask for it.
 _PAGE = 1000
@@ -162,8 +52,12 @@ class Backend:
 
     def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
         """Return fsspec's `info` of all objects whose name starts with `prefix`, by name relative to the URL."""
+        filesystem, path = self._filesystem, self._path(prefix.rstrip("/"))
         try:
-            found = self._call("find", self._path(prefix.rstrip("/")), detail=True, timeout=timeout)
+            if _walks(filesystem):
+                found = on_thread(functools.partial(_walk, filesystem, path), timeout)
+            else:
+                found = self._call("find", path, detail=True, timeout=timeout)
         except FileNotFoundError:
             return {}
         # Where nothing is below it, adlfs (2026.8) returns a list, of the object of this name if there is one.
@@ -195,6 +89,39 @@ class Backend:
             coroutine = getattr(filesystem, f"_{verb}")(*args, **kwargs)
             return on_loop(filesystem.loop, coroutine, timeout)
         return on_thread(functools.partial(getattr(filesystem, verb), *args, **kwargs), timeout)
+
+
+def _walks(filesystem: Any) -> bool:  # noqa: ANN401
+    """Return whether `find` would be fsspec's own, which takes a folder that cannot be read for empty (2026.9)."""
+    from fsspec import AbstractFileSystem
+
+    return not filesystem.async_impl and type(filesystem).find is AbstractFileSystem.find
+
+
+def _walk(filesystem: Any, top: str) -> dict[str, Mapping[str, Any]]:  # noqa: ANN401
+    found: dict[str, Mapping[str, Any]] = {}
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        for info in _entries(filesystem, folder):
+            name = info["name"].rstrip("/")
+            if info["type"] != "directory":
+                found[name] = info
+            elif name != folder:
+                folders.append(name)
+    return dict(sorted(found.items()))
+
+
+def _entries(filesystem: Any, folder: str) -> Sequence[Mapping[str, Any]]:  # noqa: ANN401
+    try:
+        entries: Sequence[Mapping[str, Any]] = filesystem.ls(folder, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError:
+        if filesystem.isfile(folder):  # not every server says that it is no folder
+            return ()
+        raise
+    return entries
 
 
 class ObjectStore(Backend):
@@ -240,8 +167,7 @@ class Folder(Backend):
 
     def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
         """See `Backend`."""
-        found = super().find(prefix, timeout)
-        return {name: info for name, info in found.items() if not name.rpartition("/")[2].startswith(TEMPORARY)}
+        return on_thread(functools.partial(find_files, self._root, prefix), timeout)
 
 
 def over_fsspec(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Backend:
