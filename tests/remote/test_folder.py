@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from tests.servers import LIMIT
 from tritonsync.errors import AccessDeniedError, RemoteError
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.waiting import RetryPolicy
@@ -110,3 +112,60 @@ def test_only_regular_files_are_listed(tmp_path: Path) -> None:
             assert bucket.list("a/") == listed
             assert bucket.list("a/object/") == {}
         assert {name: (info.size, info.modified) for name, info in listed.items()} == {"a/object": (5, 1_700_000_000.5)}
+
+
+def test_folders_go_with_their_last_object(tmp_path: Path) -> None:
+    """Each that stays empty would be opened by every listing; the bucket itself, and what holds something, stays."""
+    with Bucket(str(tmp_path / "bucket")) as bucket:
+        for name in ("a/b/c/one", "a/b/d/two", "a/three"):
+            bucket.create(name, b"x")
+        bucket.delete("a/b/c/one")
+        assert sorted(path.name for path in (tmp_path / "bucket" / "a").rglob("*")) == ["b", "d", "three", "two"]
+        bucket.delete("a/b/d/two")
+        assert [path.name for path in (tmp_path / "bucket" / "a").rglob("*")] == ["three"]
+        bucket.delete("a/three")
+        assert list((tmp_path / "bucket").rglob("*")) == []
+        assert (tmp_path / "bucket").is_dir()
+        assert bucket.create("a/b/c/one", b"y")
+
+
+def test_a_folder_that_goes_before_its_first_object_is_there_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have removed what was last in it, at the worst of times."""
+    make, left = Path.mkdir, [2]
+
+    def make_and_lose(folder: Path, *args: Any, **kwargs: Any) -> None:
+        make(folder, *args, **kwargs)
+        if left[0]:
+            left[0] -= 1
+            folder.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    with Bucket(str(tmp_path)) as bucket:
+        assert bucket.create("a/b/object", b"x")
+        assert left == [0]
+        assert bucket.get("a/b/object", limit=LIMIT) == b"x"
+
+
+def test_objects_come_and_go_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever removes the last object of a folder takes it from those that are about to write there."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # more often
+    end = threading.Event()
+    with Bucket(str(tmp_path)) as bucket:
+
+        def remove() -> None:
+            while not end.is_set():
+                for number in range(2):
+                    bucket.delete(f"a/{number}/b/object")
+
+        threads = [threading.Thread(target=remove) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            created = [bucket.create(f"a/{number % 2}/b/object", b"x") for number in range(500)]
+        finally:
+            end.set()
+            for thread in threads:
+                thread.join()
+    assert created.count(True) > 1

@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonsync.remote.filesystem import build
 from tritonsync.remote.filesystem import close as close_filesystem
-from tritonsync.remote.folder import create_file, find_files, read_file
+from tritonsync.remote.folder import create_file, find_files, read_file, remove_file
 from tritonsync.remote.threads import on_loop, on_thread
 from tritonsync.remote.translate import is_past_the_end
 from tritonsync.remote.url import Address
@@ -168,6 +168,10 @@ class Folder(Backend):
     def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
         """See `Backend`."""
         return on_thread(functools.partial(find_files, self._root, prefix), timeout)
+
+    def remove(self, name: str, timeout: float) -> None:
+        """See `Backend`."""
+        on_thread(functools.partial(remove_file, self._root, name), timeout)
 
 
 def over_fsspec(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Backend:

@@ -1,6 +1,8 @@
 """A folder of this host as a bucket: objects are files, written whole and never replaced.
 
-Many hosts may write, list and remove at once, over a network file system too.
+Many hosts may write, list and remove at once, over a network file system too. Folders come with the first file in them
+and go with the last, as in an object store: a bucket that is swept does not keep what it once held as empty folders,
+each of which a listing would have to open.
 """
 
 from __future__ import annotations
@@ -12,16 +14,20 @@ import stat
 import time
 import uuid
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from tritonsync import times
 from tritonsync.errors import UnfitObjectError
 
-__all__ = ["create_file", "find_files", "read_file"]
+__all__ = ["create_file", "find_files", "read_file", "remove_file"]
 
 #: How names of files begin that are not objects yet.
 TEMPORARY = ".tritonsync-"
+
+#: How often a folder is made anew that others remove as soon as it is there.
+_TRIES = 10
 
 # exFAT, some FUSE mounts (gcsfuse, Mountpoint for S3) and some NFS servers have no hard links.
 _NO_LINKS = frozenset(
@@ -44,15 +50,11 @@ def create_file(target: Path, data: bytes) -> None:
     """
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as exc:
-        # A file stands where the folder should be: not what FileExistsError means to the caller.
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target.parent)) from exc
-    _sweep(target.parent)
     temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex}"
+    file = _open_new(temporary)
     try:
-        with temporary.open("xb", buffering=0) as file:
+        with file:
+            _sweep(target.parent)
             left = memoryview(data)
             while left:
                 left = left[file.write(left) :]
@@ -67,6 +69,27 @@ def create_file(target: Path, data: bytes) -> None:
         # Gone already after a rename.
         temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+def _open_new(path: Path, tries: int = _TRIES) -> FileIO:
+    """Open a file that is not there yet, in a folder that whoever removes its last file may remove any time.
+
+    With a file in it the folder stays.
+
+    Raises:
+        NotADirectoryError: a file stands where the folder should be.
+        OSError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb", buffering=0)
+    except (FileNotFoundError, FileExistsError) as exc:
+        # `mkdir` says the second also of a folder that was there a moment ago.
+        if tries > 1:
+            return _open_new(path, tries - 1)
+        if isinstance(exc, FileExistsError):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from exc
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -149,3 +172,17 @@ def find_files(root: str, prefix: str) -> dict[str, Mapping[str, Any]]:
                         status = entry.stat(follow_symlinks=False)
                         found[folder + entry.name] = {"size": status.st_size, "mtime": status.st_mtime}
     return dict(sorted(found.items()))
+
+
+def remove_file(root: str, name: str) -> None:
+    """Remove a file, and the folders below `root` that are empty without it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be removed.
+    """
+    file = Path(root, name)
+    file.unlink()
+    with contextlib.suppress(OSError):  # the first that holds something ends it
+        for folder in file.parents[: name.count("/")]:
+            folder.rmdir()
