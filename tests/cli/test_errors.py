@@ -205,13 +205,6 @@ def test_a_path_that_cannot_be(option: str, path: str, child: Run, tmp_path: Pat
     assert "Traceback" not in ran.err
 
 
-def test_a_report_that_cannot_be_written_is_said_before_the_program_runs(child: Run, tmp_path: Path) -> None:
-    """Not after it has run for hours."""
-    ran = child("run", "--report", tmp_path / "none" / "x.json", "--", "touch", tmp_path / "ran", TRITONSYNC_URL="/b")
-    assert_one_line(ran, "--report")
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-"])
 def test_streams_may_be_closed(closed: str, h200_vit: Path, tmp_path: Path) -> None:
     """Services are started without."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import shlex
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,27 +72,56 @@ def run(
     `tritonsync why` shows all of it.
     """
     from tritonsync.cli.explain import grouped
+    from tritonsync.local.inductor_cache import default_inductor_dir
     from tritonsync.settings import Settings
+    from tritonsync.watch.last_run import keep_report
     from tritonsync.watch.run import watch
 
-    if report is not None and not report.parent.is_dir():
-        raise SettingsError(f"--report {report}: there is no folder {report.parent}")
+    if report is not None:
+        _check(report)
     settings = Settings.from_env(url=url, mode=None if mode is None else mode.value, workload=workload)
     watched = watch(command, settings, precompile=precompile, keep_stdout=as_json)
-    document = redacted(_document(command, watched, settings))
-    if report is not None:
-        report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    if as_json:
-        Output(as_json).result(document, "")
-    for line in grouped(document["why"]):
-        complain(line)
-    _keep(settings, document)
+    with _said("what the run compiled cannot be told"):
+        document = redacted(_document(command, watched, settings))
+        if report is not None:
+            with _said(f"--report {report} cannot be written"):
+                report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        if as_json:
+            with _said("what was seen cannot be printed"):
+                Output(as_json).result(document, "")
+        for line in grouped(document["why"]):
+            complain(line)
+        with _said("`tritonsync why` will not know of this run"):
+            keep_report(default_inductor_dir(settings.inductor_dir), document)
     if assert_warm and not watched.is_warm:
         for reason in watched.reasons():
             complain(f"not warm: {reason}")
         if watched.exit_code == 0:
             raise typer.Exit(COLD)
     raise typer.Exit(watched.exit_code)
+
+
+def _check(report: Path) -> None:
+    """See that the report can be written, before the program runs for hours.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if not report.parent.is_dir():
+        raise SettingsError(f"--report {report}: there is no folder {report.parent}")
+    if report.is_dir():
+        raise SettingsError(f"--report {report}: that is a folder; name a file")
+    if not os.access(report if report.exists() else report.parent, os.W_OK):
+        raise SettingsError(f"--report {report}: this user may not write it")
+
+
+@contextlib.contextmanager
+def _said(what: str) -> Iterator[None]:
+    """Say what failed once the program has ended: its exit code counts for more than what is told of it."""
+    try:
+        yield
+    except Exception as exc:  # noqa: BLE001
+        complain(f"{what}: {exc if isinstance(exc, TritonSyncError) else f'{type(exc).__name__}: {exc}'}")
 
 
 def _document(command: list[str], watched: Watched, settings: Settings) -> dict[str, Any]:
@@ -108,14 +140,3 @@ def _document(command: list[str], watched: Watched, settings: Settings) -> dict[
         "reasons": list(watched.reasons()),
         "why": why_compiled(watched, settings, workload),
     }
-
-
-def _keep(settings: Settings, document: dict[str, Any]) -> None:
-    """Keep the report for `tritonsync why`; where that cannot be, the run is as good without."""
-    from tritonsync.local.inductor_cache import default_inductor_dir
-    from tritonsync.watch.last_run import keep_report
-
-    try:
-        keep_report(default_inductor_dir(settings.inductor_dir), document)
-    except TritonSyncError as exc:
-        complain(f"`tritonsync why` will not know of this run: {exc}")

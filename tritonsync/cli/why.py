@@ -188,13 +188,14 @@ def why_compiled(watched: Watched, settings: Settings, workload: str | None) -> 
     from tritonsync.store.reader import Reader
     from tritonsync.store.trust import trust_of
     from tritonsync.sync.here import host_here
-    from tritonsync.sync.why import Why, compiled_in_run, explain
+    from tritonsync.sync.why import Compiled, Why, compiled_in_run, explain
 
     if not watched.compiled:
         return []
-    host = host_here(settings)
-    compiled = [compiled_in_run(event, facts, host) for event, facts in watched.compiled]
+    compiled: list[Compiled] = []
     try:
+        host = host_here(settings)
+        compiled += [compiled_in_run(event, facts, host) for event, facts in watched.compiled]
         with Bucket(
             settings.url or "",
             storage_options=settings.storage_options,
@@ -203,9 +204,13 @@ def why_compiled(watched: Watched, settings: Settings, workload: str | None) -> 
         ) as bucket:
             reader = Reader(bucket, trust=trust_of(settings))
             whys = explain(reader, workload, compiled, before=watched.started, own=watched.published)
-    except TritonSyncError as exc:
-        whys = [
-            Why(each.kind, each.key, each.name, "not asked", f"the bucket could not be asked why: {exc}")
-            for each in compiled
+    except Exception as exc:  # noqa: BLE001 - it comes after a run that may have taken days, and is not what it was for
+        said = exc if isinstance(exc, TritonSyncError) else f"{type(exc).__name__}: {exc}"
+        reason = f"the bucket could not be asked why: {said}"
+        whys = [Why(each.kind, each.key, each.name, "not asked", reason) for each in compiled]
+        kinds = {"graph": "fx_graph", "kernel": "triton"}
+        whys = whys or [
+            Why(kinds[event["event"]], None, str(event.get("name")), "not asked", reason)
+            for event, _facts in watched.compiled
         ]
     return [dataclasses.asdict(each) for each in whys]

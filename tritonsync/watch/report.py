@@ -55,14 +55,14 @@ class Reporter:
 
 
 def read_reports(folder: Path) -> list[list[dict[str, Any]]]:
-    """Return the lines of each process; a last line that was cut off is left out."""
+    """Return the lines of each process; a last line that was cut off is left out, and what is no report."""
     reports = []
     for path in sorted(folder.glob("*.jsonl")):
         lines = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:  # noqa: PERF203 - the writer was killed
-                continue
+            with contextlib.suppress(ValueError):  # the writer was killed
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    lines.append(event)
         reports.append(lines)
     return reports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from tritonsync.settings import VARIABLES, Settings
 from tritonsync.watch.report import read_reports
 
 __all__ = ["Watched", "watch"]
+
+log = logging.getLogger(__name__)
 
 _FORWARDED = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 #: Signals that a terminal sends to the program itself.
@@ -95,7 +98,8 @@ def watch(
         raise SettingsError(
             f"nothing to run with: set {VARIABLES['url'][0]}, and {VARIABLES['mode'][0]} to other than off"
         )
-    with tempfile.TemporaryDirectory(prefix="tritonsync-run-") as folder:
+    # A child that outlives the program may write a report while the folder is removed.
+    with tempfile.TemporaryDirectory(prefix="tritonsync-run-", ignore_cleanup_errors=True) as folder:
         # torch loads the plugin by its own mechanism, which can be turned off; without torch, Triton does.
         by_default = {"TRITON_CACHE_MANAGER": "tritonsync.plugins.triton:TritonSyncCacheManager"}
         added = {"TRITONSYNC_URL": settings.url, "TRITONSYNC_REPORT_DIR": folder, "TORCH_DEVICE_BACKEND_AUTOLOAD": "1"}
@@ -113,7 +117,12 @@ def watch(
             raise TritonSyncError(f"{command[0]} cannot be started: {exc.strerror or exc}") from exc
         with _passing_on_signals(process):
             code = process.wait()
-        return _summary(128 - code if code < 0 else code, read_reports(Path(folder)), started)
+        exit_code = 128 - code if code < 0 else code
+        try:
+            return _summary(exit_code, read_reports(Path(folder)), started)
+        except Exception as exc:  # noqa: BLE001 - anything can be written there, and the program's exit code is kept
+            log.warning("what the run reported cannot be read: %s: %s", type(exc).__name__, exc)
+            return _summary(exit_code, [], started)
 
 
 def _summary(exit_code: int, reports: list[list[dict[str, Any]]], started: str = "") -> Watched:
