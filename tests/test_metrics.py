@@ -58,6 +58,27 @@ def test_a_line_that_was_cut_off_is_skipped(tmp_path: Path) -> None:
     assert read_metrics(path) == {"job": {"processes": 1, **VALUES}}
 
 
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "1" + "0" * 400, '"7"', "[" * 100_000])
+def test_a_line_that_cannot_be_added_up_is_skipped(value: str, tmp_path: Path) -> None:
+    """The others count, those of the same workload too."""
+    path = tmp_path / "all.jsonl"
+    write_metrics(str(path), "job", VALUES)
+    for workload in ("job", "other"):
+        path.write_text(f'{path.read_text()}{{"workload":"{workload}","misses":1,"hits":{value}}}\n')
+    assert read_metrics(path) == {"job": {"processes": 1, **VALUES}}
+
+
+@pytest.mark.parametrize("value", ["+Inf", "NaN", "1e999"])
+def test_a_counter_that_somebody_has_made_endless_is_skipped(value: str, tmp_path: Path) -> None:
+    """And begins anew with the next process."""
+    path = tmp_path / "all.prom"
+    write_metrics(str(path), "job", {"hits": 1, "misses": 2})
+    path.write_text(path.read_text().replace('_hits_total{workload="job"} 1', f'_hits_total{{workload="job"}} {value}'))
+    assert read_metrics(path) == {"job": {"misses": 2}}
+    write_metrics(str(path), "job", {"hits": 1})
+    assert read_metrics(path) == {"job": {"hits": 1, "misses": 2}}
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """And at the end of a program it is one warning."""
     with pytest.raises(LocalCacheError, match="nowhere"):

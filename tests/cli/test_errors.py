@@ -326,3 +326,43 @@ def test_a_cache_whose_path_is_no_text(child: Run, compiled_kernels: CompiledKer
     ran = child("push", "--workload", "w", "--url", tmp_path / "bucket", *folders)
     assert_one_line(ran, "not UTF-8")
     assert not (tmp_path / "bucket").exists()
+
+
+def test_a_working_folder_that_is_gone(child: Run, tmp_path: Path) -> None:
+    """It is one line, although a request is sent before the arguments are parsed."""
+    (tmp_path / "gone").mkdir()
+    before = f"import os; os.chdir({str(tmp_path / 'gone')!r}); os.rmdir({str(tmp_path / 'gone')!r})"
+    assert_one_line(child("ls", "--url", "bucket", before=before), "FileNotFoundError")
+
+
+FULL = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), {})"
+
+
+@pytest.mark.parametrize("url", ["nosuch://bucket/prefix", "folder"])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_output_that_is_full(url: str, options: tuple[str, ...], child: Run, tmp_path: Path) -> None:
+    """What was to be said is said once, and Python adds neither a traceback nor an exit code of its own."""
+    (tmp_path / "folder").mkdir()
+    place = url if "://" in url else tmp_path / url
+    # Buffered, as it is where nobody has set the variable.
+    ran = child("ls", "--url", place, *options, before=FULL.format(1), PYTHONUNBUFFERED="")
+    assert_one_line(ran, "nosuch" if "://" in url else "No space left on device")
+    ran = child("ls", "--url", place, *options, before=FULL.format(2), PYTHONUNBUFFERED="")
+    assert (ran.code, ran.err) == ("://" in url, "")
+    assert bool(ran.out) == ("://" not in url or "--json" in options)
+
+
+BUG = "import tritonsync.settings as s; s.Settings.from_env = lambda **_: {}['what nobody thought of']"
+
+
+def test_a_bug_is_one_line(child: Run) -> None:
+    """And an object for a script; where it is in the code is said if that is asked for."""
+    ran = child("du", "--url", "/nowhere", before=BUG)
+    assert_one_line(ran, "KeyError: 'what nobody thought of'; this is a bug", "TRITONSYNC_LOG=debug")
+    ran = child("ls", "--url", "/nowhere", "--json", before=BUG)
+    assert (ran.code, ran.json["error"]["kind"]) == (1, "KeyError")
+    assert_said(ran, "this is a bug")
+    ran = child("du", "--url", "/nowhere", before=BUG, TRITONSYNC_LOG="debug")
+    assert ran.code == 1
+    assert "\nTraceback (most recent call last):\n  File " in ran.err
+    assert "this is a bug" in ran.err.splitlines()[-1]

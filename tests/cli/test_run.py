@@ -73,7 +73,7 @@ def test_reports_that_make_no_sense(line: str, child: Run) -> None:
 def test_an_output_that_is_full_does_not_change_the_exit_code(child: Run, tmp_path: Path) -> None:
     """The disk may fill up while the program runs."""
     command = "import os, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
-    ran = child("run", "--json", "--", "sh", "-c", "exit 7", before=command)
+    ran = child("run", "--json", "--", "sh", "-c", "exit 7", before=command, PYTHONUNBUFFERED="")
     assert ran.code == 7
     assert ran.err == "tritonsync: what was seen cannot be printed: OSError: [Errno 28] No space left on device\n"
 

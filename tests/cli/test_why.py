@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,6 +170,67 @@ def test_without_a_question_the_last_run_is_told_else_the_workload_in_force(
     (tmp_path / "report.json").write_text(json.dumps({**report, "command": "python b.py"}))
     given = run("why", "--report", tmp_path / "report.json", "--inductor-dir", tmp_path / "cache")
     assert given.out.startswith("python b.py")
+
+
+DIFFERENCE = {"part": "num_warps", "here": "8", "there": None}
+WHY = {"kind": "triton", "key": None, "name": "add", "state": "differs", "reason": "r", "bundle": None, "made": None}
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"why": [{}]},
+        {"why": [7]},
+        {"why": [{**WHY, "differences": [{"part": "num_warps"}]}]},
+        {"why": [{**WHY, "differences": [{**DIFFERENCE, "here": 8}]}]},
+        {"why": [{**WHY, "differences": [DIFFERENCE], "made": 7}]},
+        {"why": [], "engine": "s3fs"},
+        {"why": [], "command": ["python"]},
+    ],
+)
+def test_a_report_that_lacks_something_is_none(report: object, run: Run, tmp_path: Path) -> None:
+    """It is one line that says how to make one, and with `--json` an object."""
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    ran = run("why", "--report", tmp_path / "report.json", "--json")
+    assert (ran.code, ran.json["error"]["kind"]) == (1, "LocalCacheError")
+    assert "report.json is no report that says why; make one with" in ran.err
+    (tmp_path / "report.json").write_text(json.dumps({"why": [{**WHY, "differences": [DIFFERENCE]}]}))
+    assert run("why", "--report", tmp_path / "report.json").code == 0
+
+
+def deny(path: Path, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a function refuse this one path."""
+    original = getattr(owner, name)
+
+    def denying(given: object, *args: Any, **kwargs: Any) -> Any:
+        if str(given) == str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(given))
+        return original(given, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, denying)
+
+
+@pytest.mark.parametrize("damage", ["nonsense", "denied"])
+def test_a_last_run_that_cannot_be_read(
+    damage: str, run: Run, vit: RawBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error where it is what was asked for, and a note where a workload was."""
+    cache = default_inductor_dir(str(tmp_path / "cache"))
+    keep_report(cache, {"why": []})
+    path = cache / ".tritonsync" / "last-run.json"
+    path.write_text("nonsense")
+    if damage == "denied":
+        # As below a folder of another user; root may read everything.
+        deny(path, os, "open", monkeypatch)
+        deny(path, Path, "stat", monkeypatch)
+    ran = run("why", "vit", "--url", vit.url, "--inductor-dir", cache)
+    assert ran.code == 0
+    assert ran.out.startswith("workload vit in")
+    assert ran.err.startswith("tritonsync: the last run is not looked at: ")
+    assert len(ran.err.splitlines()) == 1
+    ran = run("why", "--url", vit.url, "--inductor-dir", cache, TRITONSYNC_WORKLOAD="vit")
+    assert (ran.code, ran.out) == (1, "")
+    assert str(path) in ran.err
 
 
 def test_of_a_key_the_last_run_is_remembered(run: Run, vit: RawBucket, tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ def send(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] not in _READING or any(word.startswith(_DECIDING) for word in arguments):
         return
     from tritonsync import times
-    from tritonsync.errors import TritonSyncError
     from tritonsync.format.layout import key_prefix
     from tritonsync.remote.bucket import Bucket
     from tritonsync.remote.threads import start_thread
@@ -52,8 +51,8 @@ def send(arguments: Sequence[str]) -> None:
         )
         if arguments[0] == "pull" and settings.workload:
             bucket.list_ahead(key_prefix("workload", settings.workload))
-    except TritonSyncError:
-        return  # the command says so
+    except Exception:  # noqa: BLE001 - the command says so
+        return
     _sent.append((bucket, start_thread(lambda: bucket.probe(write=False))))
 
 

@@ -5,7 +5,9 @@ What a command needs is imported when it runs: `--help` and `version` start fast
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,10 +19,14 @@ from typer.core import TyperGroup
 from tritonsync._version import __version__
 from tritonsync.cli import bench, demo, doctor, keygen, look, retention, run, stats, transfer, verify, why
 from tritonsync.cli.options import Json
-from tritonsync.cli.output import Output, complain, warnings_as_lines
+from tritonsync.cli.output import Output, complain, settle, warnings_as_lines
 from tritonsync.errors import TritonSyncError
+from tritonsync.redaction import traceback_of
+from tritonsync.settings import VARIABLES
 
 __all__ = ["COMMANDS", "INTERRUPTED", "app"]
+
+log = logging.getLogger(__name__)
 
 #: Exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130
@@ -52,7 +58,9 @@ class _Commands(TyperGroup):
         if not standalone_mode:
             return run()
         with warnings_as_lines():
-            sys.exit(_exit_code(run, given))
+            code = _exit_code(run, given)
+            settle()
+            sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer brings its own copy of click
         """Run the command; releases of typer make different things of an interruption, so it gets a name of its own."""
@@ -73,7 +81,8 @@ def _exit_code(command: Callable[[], Any], arguments: Sequence[str]) -> int:
         complain(message)
         if "--json" in words:
             document = {"kind": kind, "message": message, **dict.fromkeys(_FACTS), **facts}
-            Output(as_json=True).result({"error": document}, "")
+            with contextlib.suppress(OSError, ValueError):  # the line and the exit code say it too
+                Output(as_json=True).result({"error": document}, "")
         return code
 
     try:
@@ -98,6 +107,10 @@ def _exit_code(command: Callable[[], Any], arguments: Sequence[str]) -> int:
     except (_InterruptedError, typer.Abort):
         message = "interrupted; what was written so far is whole, and the next run finishes the rest"
         return fail("KeyboardInterrupt", message, INTERRUPTED)
+    except Exception as exc:  # noqa: BLE001 - a script that reads the JSON is told of bugs as well
+        log.debug("where it failed\n%s", traceback_of(exc))
+        kind = type(exc).__name__
+        return fail(kind, f"{kind}: {exc}; this is a bug, and {VARIABLES['log'][0]}=debug shows where")
     return code if isinstance(code, int) else 0
 
 

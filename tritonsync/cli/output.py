@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,18 @@ from typing import Any, TextIO
 from tritonsync.cli.table import Row, drawn, fitted, plain
 from tritonsync.redaction import redact, redacted
 
-__all__ = ["Output", "age", "amount", "complain", "is_terminal", "size", "warnings_as_lines"]
+__all__ = ["Output", "age", "amount", "complain", "is_terminal", "settle", "size", "warnings_as_lines"]
 
 
 def complain(text: str) -> None:
-    """Print one line on stderr."""
+    """Print one line on stderr; never raises."""
+    _print_error(" ".join(text.split()))
+
+
+def _print_error(text: str) -> None:
     if sys.stderr is not None:  # it is where a service was started without
-        print(f"tritonsync: {_printable(redact(' '.join(text.split())))}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # full, or closed: there is nobody to tell
+            print(f"tritonsync: {_printable(redact(text))}", file=sys.stderr, flush=True)
 
 
 def _printable(text: str) -> str:
@@ -34,6 +40,16 @@ def _printable(text: str) -> str:
 def is_terminal(stream: TextIO | None) -> bool:
     """Return whether a person reads it."""
     return stream is not None and stream.isatty()
+
+
+def settle() -> None:
+    """Have all written that was printed; what cannot be is dropped, or Python tries at its end and exits with 120."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # noqa: PERF203
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 class Output:
@@ -108,7 +124,9 @@ def age(seconds: float) -> str:
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
+        # A traceback, which was asked for, keeps its lines.
+        show = complain if record.levelno > logging.DEBUG else _print_error
+        show(record.getMessage())
 
 
 @contextlib.contextmanager

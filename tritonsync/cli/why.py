@@ -10,8 +10,8 @@ import typer
 
 from tritonsync import times
 from tritonsync.cli.options import Connection, InductorDir, Json, StorageOptions, Timeout, TritonDir, Url
-from tritonsync.cli.output import Output, amount
-from tritonsync.errors import NotInBucketError
+from tritonsync.cli.output import Output, amount, complain
+from tritonsync.errors import LocalCacheError, NotInBucketError
 
 if TYPE_CHECKING:
     from tritonsync.settings import Settings
@@ -59,7 +59,7 @@ def why(
     settings = Settings.from_env(url=url, storage_options=storage_options)
     if what is not None and report is not None:
         raise typer.BadParameter("give a workload or key, or --report, not both")
-    told = _last_report(settings, inductor_dir) if report is None else read_report(report)
+    told = read_report(report) if report is not None else _last_report(settings, inductor_dir, is_needed=what is None)
     if what is None and told is not None:
         _show_report(output, told)
         return
@@ -73,12 +73,19 @@ def why(
     _show(output, connection, what, told, inductor_dir, triton_dir)
 
 
-def _last_report(settings: Settings, inductor_dir: Path | None) -> dict[str, Any] | None:
+def _last_report(settings: Settings, inductor_dir: Path | None, *, is_needed: bool) -> dict[str, Any] | None:
+    """Return what the last run said; where it is only asked in passing, one that cannot be read is a note."""
     from tritonsync.local.inductor_cache import default_inductor_dir
     from tritonsync.watch.last_run import last_report
 
     given = settings.inductor_dir if inductor_dir is None else str(inductor_dir.expanduser())
-    return last_report(default_inductor_dir(given))
+    try:
+        return last_report(default_inductor_dir(given))
+    except LocalCacheError as exc:
+        if is_needed:
+            raise
+        complain(f"the last run is not looked at: {exc}")
+        return None
 
 
 def _show(
@@ -100,7 +107,7 @@ def _show(
     stored = holdings.of_workload(here) if holdings.list is not None else holdings.stored(places, here)
     states = [dataclasses.asdict(state) for state in stored]
     whys = [] if told is None or holdings.list is not None else _said_of(told, what)
-    said = f"{told['command']}, {told['started']}, said:" if told is not None else ""
+    said = f"{_run_of(told)}, said:" if told is not None else ""
     if holdings.list is None and not places and not whys:
         whys = _nearest(connection, what, here, inductor_dir, triton_dir)
         said = f"not in {url}, made on this host:"
@@ -119,6 +126,10 @@ def _show(
     workload = what if holdings.list is not None else connection.settings.workload
     document = {"url": url, "here": _here(here), "workload": workload, "served": served, "bundles": states}
     output.result({**document, "why": whys}, "\n".join(lines))
+
+
+def _run_of(report: dict[str, Any]) -> str:
+    return f"{report.get('command', 'a run')}, {report.get('started', '')}"
 
 
 def _said_of(told: dict[str, Any], what: str) -> list[dict[str, Any]]:
@@ -168,7 +179,7 @@ def _show_report(output: Output, report: dict[str, Any]) -> None:
     counts = ((graphs, "graph", ""), (len(whys) - graphs, "kernel", ""), (rest, "kernel", " of graphs"))
     counted = [f"{amount(count, noun)}{of}" for count, noun, of in counts if count]
     lines = [
-        wrapped(f"{report.get('command', 'a run')}, {report.get('started', '')}", more="  "),
+        wrapped(_run_of(report), more="  "),
         wrapped(f"compiled: {', '.join(counted) or 'nothing'}", more="  "),
         wrapped(
             f"bucket {report.get('url')} (engine: {engine.get('name', 'none')}), workload {report.get('workload')}",

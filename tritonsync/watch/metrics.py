@@ -7,6 +7,7 @@ API itself, its meters are fed as well; whether anything is exported is up to th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -39,6 +40,8 @@ _MEANINGS = {
     "bytes_up": "Content of the objects that were created.",
     "objects_created": "Objects that did not exist before.",
 }
+#: No counter comes near, and a sum of any number of smaller ones is a float.
+_ENDLESS = 1e300
 _LINE = re.compile(r"tritonsync_(\w+)_total\{workload=\"((?:[^\"\\]|\\.)*)\"\} (\S+)")
 
 
@@ -95,15 +98,21 @@ def _totals(text: str) -> dict[tuple[str, str], float]:
     """Return the counters of a `.prom` file by name and label, as it stands there."""
     totals = {}
     for name, label, value in _LINE.findall(text):
-        try:
-            totals[name, label] = float(value)
-        except ValueError:  # noqa: PERF203 - somebody has edited the file
-            continue
+        with contextlib.suppress(ValueError):  # somebody has edited the file
+            if _is_count(number := float(value)):
+                totals[name, label] = number
     return totals
 
 
+def _is_count(value: object) -> bool:
+    """Whether it can be added up: neither endless nor NaN, nor above what a float holds."""
+    return isinstance(value, (int, float)) and abs(value) < _ENDLESS
+
+
 def read_metrics(path: Path) -> dict[str, dict[str, float]]:
-    """Return what a file holds, added up by workload; of JSON lines `processes` too. A line that is cut off is skipped.
+    """Return what a file holds, added up by workload; of JSON lines `processes` too.
+
+    A line that is cut off, or counts what cannot be added up, is skipped.
 
     Raises:
         LocalCacheError: it cannot be read.
@@ -118,13 +127,15 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     for line in text.splitlines():
         try:
             row = json.loads(line)
-            sums = found.setdefault(str(row["workload"]), {})
-        except (ValueError, TypeError, KeyError):
+            workload = str(row["workload"])
+            counted = {name: row[name] for name in _MEANINGS if name in row}
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
-        sums["processes"] = sums.get("processes", 0) + 1
-        for name in _MEANINGS:
-            if isinstance(row.get(name), (int, float)):
-                sums[name] = sums.get(name, 0) + row[name]
+        if not all(map(_is_count, counted.values())):
+            continue
+        sums = found.setdefault(workload, {})
+        for name, value in {"processes": 1, **counted}.items():
+            sums[name] = sums.get(name, 0) + value
     return found
 
 
