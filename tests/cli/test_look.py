@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,42 @@ def test_ls_by_workload_and_in_another_order(run: Run, vit: RawBucket) -> None:
     assert sizes == sorted(sizes, reverse=True)
     keys = [bundle["key"] for bundle in run("ls", "--url", vit.url, "--sort", "key", "--json").json["bundles"]]
     assert keys == sorted(keys)
-    assert run("ls", "--url", vit.url, "--workload", "nobody").out.startswith("0 bundles")
+
+
+def test_ls_of_a_workload_that_nobody_pushed(run: Run, vit: RawBucket) -> None:
+    """It is an error, as for commands that take one: the name may be a typo."""
+    for options in ((), ("--kind", "fx_graph")):
+        ran = run("ls", "--url", vit.url, "--workload", "nobody", *options, "--json")
+        assert (ran.code, ran.json["error"]["kind"], ran.json["error"]["workload"]) == (
+            1,
+            "UnknownWorkloadError",
+            "nobody",
+        )
+        assert "no workload named 'nobody'" in ran.err
+    assert run("ls", "--url", vit.url, "--workload", "VIT", "--kind", "pgo").out.startswith("0 bundles, 0 B")
+
+
+def test_the_total_of_ls_is_that_of_what_matches(run: Run, vit: RawBucket, h200_vit: Path) -> None:
+    """Whether it is shown or not."""
+
+    def listed(*options: str) -> dict[str, Any]:
+        return run("ls", "--url", vit.url, "--json", *options).json
+
+    assert run("push", "--url", vit.url, "--workload", "other", "--inductor-dir", h200_vit).code == 0
+    everything = listed()
+    sizes = dict.fromkeys(("fx_graph", "aot_autograd", "workload"), 0)
+    for bundle in everything["bundles"]:
+        sizes[bundle["kind"]] += bundle["size"]
+    assert everything["bytes_total"] == sum(sizes.values())
+    for kind in (*sizes, "pgo"):
+        assert listed("--kind", kind)["bytes_total"] == sizes.get(kind, 0)
+        assert listed("--kind", kind, "--limit", "1")["bytes_total"] == sizes.get(kind, 0)
+    found = listed("--workload", "vit")
+    assert found["bytes_total"] == sum(bundle["size"] for bundle in found["bundles"]) < everything["bytes_total"]
+    assert listed("--workload", "vit", "--limit", "1")["bytes_total"] == found["bytes_total"]
+    for order in ("size", "key"):
+        assert "5 bundles, the first 1 shown" in run("ls", "--url", vit.url, "--sort", order, "--limit", "1").out
+    assert "5 bundles, the newest 1 shown" in run("ls", "--url", vit.url, "--limit", "1").out
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])

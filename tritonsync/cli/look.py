@@ -37,7 +37,7 @@ OfWorkload = Annotated[
 ]
 Sort = Annotated[Order, typer.Option("--sort", help="What comes first: the newest, the largest, or by key.")]
 Wide = Annotated[bool, typer.Option("--wide", help="Show whole keys and every column, however wide the screen is.")]
-Limit = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="Only the newest N bundles; 0: all.")]
+Limit = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="Only the first N bundles; 0: all.")]
 Key = Annotated[
     str,
     typer.Argument(help="A key or the beginning of one, a workload, a kernel hash, or <kind>/<key>[/<variant>]."),
@@ -72,23 +72,25 @@ def ls(
     trust = trust_of(connection.settings)
     connection.ask_to_read()
     catalog = Catalog(connection.bucket, trust=trust)
+    if workload is not None:
+        catalog.check_workload(workload)
     everything = workload is None and sort is Order.age
     entries = list(catalog.entries(kind=kind, newest=(limit or None) if everything else None))
-    bundles = sum(kind in (None, place.kind) for place in catalog.places)
+    bundles, total = sum(kind in (None, place.kind) for place in catalog.places), catalog.size(kind)
     if workload is not None:
         entries = [entry for entry in entries if _belongs(entry, workload.lower())]
-        bundles = len(entries)
+        bundles, total = len(entries), sum(entry.size for entry in entries)
     if sort is not Order.age:
         entries.sort(key=lambda entry: entry.key if sort is Order.key else -entry.size)
     entries = entries[: limit or None]
-    total = sum(info.size for info in catalog.objects.values())
     now = time.time()
     rows = [row(entry, now) for entry in entries]
     output.table(HEADERS, rows, cuttable="KEY", dispensable=DISPENSABLE, wide=wide)
     for entry in entries:
         if entry.problem is not None and not as_json:
             complain(f"cannot be used: {entry.problem}")
-    shown = f", the newest {len(entries)} shown" if len(entries) < bundles else ""
+    first = "newest" if sort is Order.age else "first"
+    shown = f", the {first} {len(entries)} shown" if len(entries) < bundles else ""
     output.result(
         {
             "url": connection.bucket.url,

@@ -147,8 +147,6 @@ def _collect(
     *,
     dry_run: bool,
 ) -> None:
-    from tritonsync.errors import UnknownWorkloadError
-    from tritonsync.format.layout import stored_key
     from tritonsync.store.catalog import Catalog
     from tritonsync.store.retention import mark
     from tritonsync.store.sweep import sweep
@@ -160,11 +158,8 @@ def _collect(
     connection.ask_to_read()
     catalog = Catalog(connection.bucket)
     _check_is_ours(catalog)
-    name = policy.workload
-    lists = {place.key for place in catalog.places if place.kind == "workload"}
-    if name is not None and stored_key("workload", name) not in lists:
-        message = f"{connection.bucket.url} holds no workload named {name!r}; `tritonsync du` lists those it holds"
-        raise UnknownWorkloadError(message, url=connection.bucket.url, workload=name)
+    if policy.workload is not None:
+        catalog.check_workload(policy.workload)
     plan = mark(catalog, policy)
     if not dry_run:
         with progress("removing", "bundles") as told:

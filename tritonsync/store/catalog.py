@@ -7,7 +7,14 @@ import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from tritonsync.errors import FormatError, ManifestError, NotInBucketError, RemoteError, UnfitObjectError
+from tritonsync.errors import (
+    FormatError,
+    ManifestError,
+    NotInBucketError,
+    RemoteError,
+    UnfitObjectError,
+    UnknownWorkloadError,
+)
 from tritonsync.format.bundle import GRAPHS, KINDS, is_variant
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, parse_manifest_name, stored_key
 from tritonsync.format.manifest import MAX_MANIFEST_BYTES, Environment, Manifest
@@ -200,6 +207,20 @@ class Catalog:
             hint="`tritonsync ls` lists what it holds",
         )
 
+    def check_workload(self, name: str) -> None:
+        """See that there is a list of this workload, be it one that can be used or not.
+
+        Raises:
+            UnknownWorkloadError: there is none.
+        """
+        if stored_key("workload", name) not in {place.key for place in self.places if place.kind == "workload"}:
+            raise UnknownWorkloadError(
+                f"{self.bucket.url} holds no workload named {name!r}",
+                url=self.bucket.url,
+                workload=name,
+                hint="`tritonsync du` lists those it holds",
+            )
+
     def manifests(
         self, places: Iterable[BundlePlace], objects: Objects | None = None
     ) -> Iterator[tuple[BundlePlace, Manifest | FormatError]]:
@@ -239,6 +260,10 @@ class Catalog:
     def _by_key(self, name: str) -> list[BundlePlace]:
         exact = [place for place in self.places if place.key == stored_key(place.kind, name)]
         return exact or [place for place in self.places if place.key.startswith(name)]
+
+    def size(self, kind: str | None = None) -> int:
+        """Return the bytes of all bundles, or of those of one kind, without the kernel folders that they share."""
+        return sum(info.size for name, info in self.objects.items() if kind in (None, name.split("/")[1]))
 
     def _sizes(self) -> dict[str, int]:
         sizes: dict[str, int] = {}
