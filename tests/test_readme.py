@@ -168,6 +168,32 @@ def test_the_answer_of_why_is_what_it_says(tmp_path: Path, h200_vit: Path, monke
     assert bare(ran.stdout) == bare(expected)
 
 
+def test_the_outputs_that_are_shown_are_those_of_the_commands(
+    tmp_path: Path, h200_vit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for times, ages, the number of requests, the last digits of sizes, and where bucket and caches are."""
+    monkeypatch.setenv("TRITONSYNC_URL", str(tmp_path / "bucket"))
+    [(pushed, pulled)] = re.findall(r"^```\n(pushed .*?\n)(pulled .*?\n)```$", README, re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"^\$ tritonsync (ls --wide|verify)\n(.*?)\n(?=\n)", README, re.MULTILINE | re.DOTALL)
+    assert len(shown) == 2
+
+    def bare(text: str) -> str:
+        places = {"bucket": "/tmp/bucket", "here": "/tmp/torchinductor_me"}
+        for name, place in places.items():
+            text = text.replace(str(tmp_path / name), place)
+        text = text.replace(str(h200_vit), places["here"])
+        text = re.sub(r"\b[\d.]+ (s|requests)\b", r"some \1", text)
+        # Paths and versions of this host are in what is published.
+        text = re.sub(r"\b([\d.]+) kB", lambda found: f"{float(found[1]):.2g} kB", text)
+        return " ".join(re.sub(r"\b82\d{8}\b", "generation", text).split())
+
+    commands = [("push --workload vit", h200_vit, pushed), ("pull --workload vit", tmp_path / "here", pulled)]
+    for command, cache, expected in [*commands, *((command, h200_vit, expected) for command, expected in shown)]:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        ran = CliRunner().invoke(app, shlex.split(command))
+        assert bare(ran.stdout) == bare(expected)
+
+
 def test_the_bundles_are_those_of_the_presets() -> None:
     """Each has its row, with the variable of its folder and everything that must be the same."""
     rows = re.findall(r"^\| `([a-z-]+)` \| [^|]* \| `([A-Z_]+)` \| ([^|]*) \|$", README, re.MULTILINE)
