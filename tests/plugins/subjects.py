@@ -25,6 +25,7 @@ TRAINING = False
 import torch
 def first(x): return torch.mm(x, x)
 def second(x): return torch.mm(x, x.t())
+def third(x): return torch.mm(x.t(), x)
 def first_method(self, x): return torch.mm(x, x)
 def second_method(self, x): return torch.mm(x, x.t())
 class First(torch.nn.Module):

@@ -219,6 +219,12 @@ from tritonsync.plugins.precompile_process import hash_triton_ahead
 def names():
     return [thread.name for thread in threading.enumerate() if thread.name == "tritonsync-triton-key"]
 
+for thread in threading.enumerate():
+    if thread.name in names():  # of the activation, where PyTorch is built for GPUs
+        thread.join()
+        import triton.runtime.cache
+        triton.runtime.cache.triton_key.cache_clear()
+torch.version.cuda = None
 hash_triton_ahead()
 out = {"without_gpu": names()}
 torch.version.cuda = "13.0"
