@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.bundles import make_bundle, make_kernel, make_value
@@ -19,6 +21,7 @@ from tritonsync import times
 from tritonsync.errors import RemoteTimeoutError
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.layout import BundlePlace
+from tritonsync.format.manifest import Manifest, Signature
 from tritonsync.format.signing import Signer, TrustPolicy
 from tritonsync.format.value import bundle_of_value
 from tritonsync.format.workload import LIST, Workload, WorkloadEntry, bundle_of_workload, workload_of_manifest
@@ -200,7 +203,9 @@ def test_what_others_of_its_key_have_replaced_goes(kind: str, tmp_path: Path, mo
     """Of each signer the newest stays that a list means, and what was replaced so lately that somebody may hold it."""
     raw = RawBucket(str(tmp_path / "bucket"))
     key = make_key()
-    signed = raw.store(signer=Signer.from_pem(key.private), trust=TrustPolicy.from_pems([key.public]))
+    trust = TrustPolicy.from_pems([key.public])
+    policy = functools.partial(Policy, trust=trust)
+    signed = raw.store(signer=Signer.from_pem(key.private), trust=trust)
     stores = {"signed": signed, "plain": raw.store()}
     for number in range(4):
         for store in stores.values():
@@ -211,19 +216,19 @@ def test_what_others_of_its_key_have_replaced_goes(kind: str, tmp_path: Path, mo
     )
     age(tmp_path / "bucket/bundles" / kind, 400)
     before = raw.names(f"^bundles/{kind}/.*manifest")
-    assert mark(Catalog(store.bucket), Policy()).bundles == ()
-    assert mark(Catalog(store.bucket), Policy(older_than=90 * DAY, keep_last=4)).bundles == ()
-    sizes = {name: mark(Catalog(store.bucket), Policy(max_bytes=size)) for name, size in (("one", 1), ("all", 10**6))}
+    assert mark(Catalog(store.bucket), policy()).bundles == ()
+    assert mark(Catalog(store.bucket), policy(older_than=90 * DAY, keep_last=4)).bundles == ()
+    sizes = {name: mark(Catalog(store.bucket), policy(max_bytes=size)) for name, size in (("one", 1), ("all", 10**6))}
     assert [len(plan.bundles) for plan in sizes.values()] == [6, 0]
     newest = {name: _newest(store, kind) for name, store in stores.items()}
-    collect(stores["plain"], Policy(older_than=90 * DAY))
+    collect(stores["plain"], policy(older_than=90 * DAY))
     assert len(before) == 8
     assert len(raw.names(f"^bundles/{kind}/.*manifest")) == 2
     assert {name: _newest(store, kind) for name, store in stores.items()} == newest
     stores["plain"].publish_newest(bundle_of_value(kind, "job", b"the newest"))
-    collect(stores["plain"], Policy(older_than=90 * DAY), days=0.01)
+    collect(stores["plain"], policy(older_than=90 * DAY), days=0.01)
     assert len(raw.names(f"^bundles/{kind}/.*manifest")) == 3
-    collect(stores["plain"], Policy(older_than=90 * DAY), days=1)
+    collect(stores["plain"], policy(older_than=90 * DAY), days=1)
     assert len(raw.names(f"^bundles/{kind}/.*manifest")) == 2
 
 
@@ -471,9 +476,10 @@ def age(folder: Path, days: float) -> None:
 def test_the_newest_list_of_each_signer_is_kept(tmp_path: Path) -> None:
     """Teams that trust other keys share a bucket, and the derived name of a workload."""
     raw = RawBucket(str(tmp_path / "bucket"))
-    stores = [raw.store()]
+    stores, publics = [raw.store()], []
     for _ in range(2):
         key = make_key()
+        publics.append(key.public)
         stores.append(raw.store(signer=Signer.from_pem(key.private), trust=TrustPolicy.from_pems([key.public])))
     for number, store in enumerate(stores):
         for name in (f"old{number}", f"new{number}"):
@@ -481,11 +487,42 @@ def test_the_newest_list_of_each_signer_is_kept(tmp_path: Path) -> None:
             publish_list(store, "job", name)
     age(tmp_path / "bucket", 5)
     age(tmp_path / "bucket/bundles/fx_graph", 20)
-    collect(stores[0], Policy(older_than=10 * DAY))
+    assert len(mark(Catalog(raw.bucket()), Policy()).strange) == 4
+    collect(stores[0], Policy(older_than=10 * DAY, trust=TrustPolicy.from_pems(publics)))
     assert keys_in(raw) == {"job", "new0", "new1", "new2"}
     for number, store in enumerate(stores[1:], 1):
         [newest] = store.load("workload", "job", newest=1, have=lambda _: True).present
         assert {entry.key for entry in workload_of_manifest(newest).entries} == {f"new{number}"}
+
+
+class _Forger(Signer):
+    """Signs in the name of another key."""
+
+    def __init__(self, own: bytes, name: str) -> None:
+        super().__init__(Signer.from_pem(own)._private)
+        self._name = name
+
+    def sign(self, manifest: Manifest) -> Manifest:
+        return msgspec.structs.replace(manifest, signature=Signature(key_id=self._name, ed25519="A" * 86 + "=="))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_forged_list_takes_no_signed_ones_place(tmp_path: Path, *, is_known: bool) -> None:
+    """Who may write, and has no key, can only name one; whether or not whoever collects knows the key."""
+    raw = RawBucket(str(tmp_path / "bucket"))
+    key, other = make_key(), make_key()
+    store = raw.store(signer=Signer.from_pem(key.private), trust=TrustPolicy.from_pems([key.public]))
+    publish(store, make_bundle("needed", kernels=1))
+    publish_list(store, "job", "needed")
+    [signed] = (tmp_path / "bucket/bundles/workload/job").iterdir()
+    publish_list(raw.store(signer=_Forger(other.private, Signer.from_pem(key.private).key_id)), "job")
+    age(tmp_path / "bucket", 2)
+    age(tmp_path / "bucket/bundles/fx_graph", 20)
+    age(signed, 5)
+    assert len(raw.names("^bundles/workload/.*manifest")) == 2
+    trust = TrustPolicy.from_pems([key.public]) if is_known else TrustPolicy()
+    for policy in (Policy(trust=trust), Policy(older_than=10 * DAY, trust=trust)):
+        assert mark(Catalog(raw.bucket()), policy).bundles == ()
 
 
 @pytest.mark.parametrize("state", ["damaged", "newer"])

@@ -16,6 +16,7 @@ from tritonsync.cli.output import Output, age, amount, complain, size
 from tritonsync.cli.progress import progress
 
 if TYPE_CHECKING:
+    from tritonsync.format.signing import TrustPolicy
     from tritonsync.store.catalog import Catalog
     from tritonsync.store.retention import Policy
 
@@ -160,7 +161,7 @@ def _collect(
     _check_is_ours(catalog)
     if policy.workload is not None:
         catalog.check_workload(policy.workload)
-    plan = mark(catalog, policy)
+    plan = mark(catalog, dataclasses.replace(policy, trust=_known_signers(connection)))
     if not dry_run:
         with progress("removing", "bundles") as told:
             swept = sweep(catalog, plan, progress=told)
@@ -175,11 +176,17 @@ def _collect(
         "bytes": plan.bytes if swept is None else swept.bytes,
         "removed": None if swept is None else dataclasses.asdict(swept),
         "unread": [place.prefix for place in plan.unread],
+        "strange": [place.prefix for place in plan.strange],
         "kept": {"bundles": plan.kept_bundles, "bytes": plan.kept_bytes},
     }
     if plan.unread and not as_json:
         unread = amount(len(plan.unread), "list")
         complain(f"warning: {unread} cannot be read, so all that no list names stays; `tritonsync verify` says why")
+    if plan.strange and not as_json:
+        complain(
+            f"note: {amount(len(plan.strange), 'list')} of signers that are not known here: each stays until it is too "
+            "old; name their keys with TRITONSYNC_TRUSTED_KEYS"
+        )
     if swept is None:
         for place in plan.bundles:
             output.say(place.prefix)
@@ -195,6 +202,14 @@ def _collect(
         document,
         f"{what}; {amount(plan.kept_bundles, 'bundle')}, {size(plan.kept_bytes)} stay in {connection.bucket.url}",
     )
+
+
+def _known_signers(connection: Connection) -> TrustPolicy:
+    """Return whose signatures can be checked here: the trusted keys, and this host's own."""
+    from tritonsync.store.trust import signer_of, trust_of
+
+    trust, signer = trust_of(connection.settings), signer_of(connection.settings)
+    return trust if signer is None else trust.including(signer)
 
 
 def _check_is_ours(catalog: Catalog) -> None:

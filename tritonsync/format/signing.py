@@ -190,6 +190,16 @@ class TrustPolicy:
         document, signature = _split(data) or (b"", None)
         self._check(document, signature, name)
 
+    def signer_of(self, manifest: Manifest) -> str | None:
+        """Return the id of the trusted key that signed a manifest; None: none that is known here has."""
+        if not self._keys or manifest.signature is None:
+            return None
+        try:
+            self.check(manifest, manifest.place.manifest)
+        except TrustError:
+            return None
+        return manifest.signature.key_id
+
     def check(self, manifest: Manifest, name: str) -> None:
         """Accept a manifest, or not; `name` is the object it came from, for messages.
 

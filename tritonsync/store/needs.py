@@ -13,6 +13,7 @@ from tritonsync.errors import FormatError, NewerFormatError
 from tritonsync.format.bundle import CHANGING
 from tritonsync.format.layout import AUTOTUNE, BundlePlace, kernel_prefix, stored_key
 from tritonsync.format.manifest import Manifest
+from tritonsync.format.signing import TrustPolicy
 from tritonsync.format.workload import WorkloadEntry, workload_of_manifest
 from tritonsync.store.catalog import Catalog, Objects, places_in
 
@@ -63,13 +64,14 @@ class Needs:
 
     Args:
         catalog: of the bucket.
+        trust: whose signatures can be checked here.
 
     Attributes:
         newer: bundles of a newer format; what they need is not known here.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, trust: TrustPolicy | None = None) -> None:
+        self._catalog, self._trust = catalog, trust or TrustPolicy()
         self._contents: dict[BundlePlace, _Content] = {}
         self.newer: set[BundlePlace] = set()
 
@@ -84,7 +86,7 @@ class Needs:
             if isinstance(manifest, NewerFormatError):
                 self.newer.add(place)
             elif isinstance(manifest, Manifest):
-                self._contents[place] = _content(manifest)
+                self._contents[place] = self._content(manifest)
 
     def is_readable(self, place: BundlePlace) -> bool:
         """Whether a bundle's manifest could be read, and the list in it if it is a list's."""
@@ -92,9 +94,16 @@ class Needs:
         return content is not None and content.names is not None
 
     def signer(self, place: BundlePlace) -> str | None:
-        """Return the id of the key that a bundle says to be signed with; None: it is not, or could not be read."""
+        """Return the id of the key that signed a bundle; None: it is not signed, or could not be read.
+
+        What says to be signed by a key that is not known here, as anybody can make it, is by itself: its prefix.
+        """
         content = self._contents.get(place)
         return None if content is None else content.signer
+
+    def is_strange(self, place: BundlePlace) -> bool:
+        """Whether a bundle says to be signed by a key that is not known here."""
+        return self.signer(place) == place.prefix
 
     def folders(self, place: BundlePlace) -> frozenset[str]:
         """Return the kernel folders that a bundle uses; one that could not be read uses none."""
@@ -122,13 +131,14 @@ class Needs:
         self.read(found, objects)
         return self.named(found)
 
-
-def _content(manifest: Manifest) -> _Content:
-    folders = frozenset(kernel_prefix(kernel.hash, kernel.content_id) for kernel in manifest.kernels)
-    signer = manifest.signature.key_id if manifest.signature is not None else None
-    if manifest.kind != "workload":
-        return _Content(folders, signer)
-    with contextlib.suppress(FormatError):
-        entries = workload_of_manifest(manifest).entries
-        return _Content(folders, signer, frozenset(name for entry in entries for name in _names(entry)))
-    return _Content(folders, signer, None)
+    def _content(self, manifest: Manifest) -> _Content:
+        folders = frozenset(kernel_prefix(kernel.hash, kernel.content_id) for kernel in manifest.kernels)
+        signer = None
+        if manifest.signature is not None:
+            signer = self._trust.signer_of(manifest) or manifest.place.prefix
+        if manifest.kind != "workload":
+            return _Content(folders, signer)
+        with contextlib.suppress(FormatError):
+            entries = workload_of_manifest(manifest).entries
+            return _Content(folders, signer, frozenset(name for entry in entries for name in _names(entry)))
+        return _Content(folders, signer, None)

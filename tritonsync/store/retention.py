@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from tritonsync import times
 from tritonsync.format.bundle import CHANGING, KINDS, ROOTS
 from tritonsync.format.layout import BundlePlace, kernel_folder_of, parse_manifest_name, parse_object_name, stored_key
+from tritonsync.format.signing import TrustPolicy
 from tritonsync.remote.bucket import ObjectInfo
 from tritonsync.store.catalog import Catalog, Objects
 from tritonsync.store.needs import Needs, name_of
@@ -44,6 +45,8 @@ class Policy:
         max_bytes: of the whole bucket; until it fits, workloads and folders go that were published longest ago, then
             what no list names, the oldest first. None: no limit.
         grace: seconds; nothing younger goes.
+        trust: whose signatures can be checked. A list that says to be signed by another key takes no other's place, and
+            none takes its own: it goes for its age alone.
     """
 
     older_than: float | None = None
@@ -51,6 +54,7 @@ class Policy:
     workload: str | None = None
     max_bytes: int | None = None
     grace: float = times.GRACE_S
+    trust: TrustPolicy = dataclasses.field(default_factory=TrustPolicy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Plan:
         kept_bundles: how many stay.
         kept_bytes: of their objects, and of the kernel folders that stay.
         unread: lists that stay and could not be read, for which everything stays that no list names.
+        strange: lists that stay and say to be signed by a key that is not known here.
     """
 
     bundles: tuple[BundlePlace, ...]
@@ -74,6 +79,7 @@ class Plan:
     kept_bundles: int
     kept_bytes: int
     unread: tuple[BundlePlace, ...]
+    strange: tuple[BundlePlace, ...] = ()
 
 
 def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
@@ -93,7 +99,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
     sizes = {prefix: sum(objects[name].size for name in names) for prefix, names in parts.items()}
     kernels = _kernel_folders(catalog.bucket.list("kernels/"))
     kernel_sizes = {folder: sum(info.size for info in files) for folder, files in kernels.items()}
-    needs = Needs(catalog)
+    needs = Needs(catalog, policy.trust)
     needs.read(catalog.places)
     chosen = None if policy.workload is None else ("workload", stored_key("workload", policy.workload))
     kept = _kept_roots(_by_key(catalog.places, ROOTS), needs, ages, policy, chosen)
@@ -129,6 +135,7 @@ def mark(catalog: Catalog, policy: Policy, *, clock: Clock = time.time) -> Plan:
         kept_bundles=len(catalog.places) - len(going.bundles),
         kept_bytes=left - going.bytes,
         unread=unread,
+        strange=tuple(place for place in _lists(kept_roots) if needs.is_strange(place)),
     )
 
 
