@@ -178,7 +178,7 @@ def test_a_start_has_a_limit(
     folder: RawBucket, h200_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What does not fit is asked for; a larger one is not read."""
-    monkeypatch.setattr("tritonsync.store.copies._FOR_INDEX", start.MAX_START_BYTES - 200_000)
+    monkeypatch.setattr("tritonsync.format.start.MAX_START_BYTES", 200_000)
     push_from(folder.store(), h200_vit)
     name = folder.only("start.tar$")
     kinds = {member.split("/")[1] for member in start.decode(folder.read(name))}

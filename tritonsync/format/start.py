@@ -13,13 +13,17 @@ from collections.abc import Mapping
 import msgspec
 
 from tritonsync.errors import PackError
-from tritonsync.format.layout import is_name
+from tritonsync.format.layout import parse_object_name
 from tritonsync.format.pack import TAR_END, tar_header, tar_padding, tar_size
 
-__all__ = ["MAX_START_BYTES", "decode", "encode", "size"]
+__all__ = ["MAX_INDEX_BYTES", "MAX_START_BYTES", "decode", "encode", "fits"]
 
 #: What a start has at most; a writer leaves out what does not fit.
 MAX_START_BYTES = 32 * 1024 * 1024
+#: What of it may be the index: room for some thousands of objects, and little to parse where a stranger wrote it.
+MAX_INDEX_BYTES = 1024 * 1024
+#: Characters of one name, as many as S3 and GCS allow.
+_MAX_NAME = 1024
 _INDEX = "index.json"
 #: Where a tar header says the size, in octal digits.
 _SIZE = slice(124, 135)
@@ -29,7 +33,7 @@ _Index = list[tuple[str, int]]
 
 def encode(objects: Mapping[str, bytes]) -> bytes:
     """Write objects, by name; sorted, so that the same ones make the same bytes."""
-    index = msgspec.json.encode([(name, len(objects[name])) for name in sorted(objects)])
+    index = _index({name: len(data) for name, data in objects.items()})
     members = {_INDEX: index, **{name: objects[name] for name in sorted(objects)}}
     parts = [
         part for name, data in members.items() for part in (tar_header(name, len(data)), data, tar_padding(len(data)))
@@ -37,9 +41,15 @@ def encode(objects: Mapping[str, bytes]) -> bytes:
     return b"".join([*parts, TAR_END])
 
 
-def size(sizes: Mapping[str, int]) -> int:
-    """Return the bytes of a start of these objects, but for its index."""
-    return sum(tar_size(name, count) for name, count in sizes.items())
+def fits(sizes: Mapping[str, int]) -> bool:
+    """Whether a start may hold these objects, by name, of so many bytes."""
+    index = len(_index(sizes))
+    members = sum(tar_size(name, count) for name, count in sizes.items())
+    return index <= MAX_INDEX_BYTES and tar_size(_INDEX, index) + members + len(TAR_END) <= MAX_START_BYTES
+
+
+def _index(sizes: Mapping[str, int]) -> bytes:
+    return msgspec.json.encode(sorted(sizes.items()))
 
 
 def decode(data: bytes) -> dict[str, memoryview]:
@@ -51,13 +61,15 @@ def decode(data: bytes) -> dict[str, memoryview]:
     view = memoryview(data)
     try:
         length = int(data[_SIZE], 8)
-        names: _Index = msgspec.json.decode(_member(view, 0, _INDEX, length), type=_Index)
+        # Where it says that it is larger, it has not the header of one that is not.
+        index = _member(view, 0, _INDEX, min(length, MAX_INDEX_BYTES))
+        names: _Index = msgspec.json.decode(index, type=_Index)
     except (ValueError, msgspec.MsgspecError, RecursionError) as exc:
-        raise PackError("a start that does not begin with its index") from exc
+        raise PackError(f"a start that does not begin with an index of at most {MAX_INDEX_BYTES} bytes") from exc
     position = tar_size(_INDEX, length)
     objects: dict[str, memoryview] = {}
     for name, count in names:
-        if not (name.startswith("bundles/") and all(map(is_name, name.split("/"))) and 0 <= count <= len(data)):
+        if len(name) > _MAX_NAME or parse_object_name(name) is None or not 0 <= count <= len(data):
             raise PackError(f"a start that holds {name[:80]!r}")
         objects[name] = _member(view, position, name, count)
         position += tar_size(name, count)

@@ -100,15 +100,11 @@ def publish_copies(
     for prefix, listing in listings.items():
         kind, key = prefixes[prefix]
         more = _chosen(kind, wanted[kind, key], listing)
-        if start.size(sizes) + start.size(more) <= start.MAX_START_BYTES - _FOR_INDEX:
+        if start.fits(sizes | more):
             sizes.update(more)
     found = bucket.get_many(sizes, timeout=deadline.left)
     objects = {name: data for name, data in found.items() if isinstance(data, bytes)}
     return bucket.create(place.start, start.encode(objects), timeout=deadline.left)
-
-
-#: Left for the index of a start.
-_FOR_INDEX = 1024 * 1024
 
 
 def _chosen(kind: str, variants: set[str], listing: Listing) -> dict[str, int]:
