@@ -142,6 +142,26 @@ def test_manifests_have_a_total(folder: RawBucket, signed: Store) -> None:
     assert peak < 400 * MIB
 
 
+def test_a_sweep_holds_few_large_manifests_at_a_time(folder: RawBucket) -> None:
+    """64 of 8 MB, which it keeps until it knows that nobody wants them back, all go and are never all in memory."""
+    for number in range(64):
+        grow(folder, f"bundles/fx_graph/key{number}/default/{number:032x}/manifest.json", 8 * MIB)
+    printed, peak = run_child(
+        f"""
+        import time
+        from tritonsync.remote.bucket import Bucket
+        from tritonsync.store.catalog import Catalog
+        from tritonsync.store.retention import Policy, mark
+        from tritonsync.store.sweep import sweep
+        catalog = Catalog(Bucket({folder.url!r}))
+        plan = mark(catalog, Policy(older_than=0.0, grace=0.0), clock=lambda: time.time() + 86400)
+        print(sweep(catalog, plan).bundles)
+        """
+    )
+    assert (printed, folder.names()) == ("64", [])
+    assert peak < 300 * MIB
+
+
 @pytest.mark.parametrize("sizes", [[16] * 8, [8] * 64, [1] * 100, [16, 8, 4, 2, 1] * 5])
 def test_large_variants_leave_room_for_a_small_one(folder: RawBucket, signed: Store, sizes: list[int]) -> None:
     """Whatever sizes the newer ones have, together they are not all that a lookup reads."""

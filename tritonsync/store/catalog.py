@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from tritonsync.errors import (
     FormatError,
@@ -32,6 +33,8 @@ BATCH_BYTES = 16 * 1024 * 1024
 LISTINGS_AT_ONCE = 16
 #: Shown of what an ambiguous name could mean.
 _SHOWN = 5
+
+K = TypeVar("K")
 
 Objects = Mapping[str, ObjectInfo]
 UNKNOWN = Environment()
@@ -306,11 +309,11 @@ def places_in(objects: Objects, kinds: Collection[str] = KINDS) -> list[BundlePl
     return [p for p in places if p is not None and p.kind in kinds and is_variant(p.kind, p.variant)]
 
 
-def batches(sizes: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Split names and sizes of objects into parts that are fetched together."""
-    batch: dict[str, int] = {}
+def batches(sizes: Mapping[K, int], count: int = BATCH) -> Iterator[dict[K, int]]:
+    """Split objects, with their sizes, into parts of at most `count` that are fetched together."""
+    batch: dict[K, int] = {}
     for name, size in sizes.items():
-        if batch and (len(batch) == BATCH or sum(batch.values()) + size > BATCH_BYTES):
+        if batch and (len(batch) == count or sum(batch.values()) + size > BATCH_BYTES):
             yield batch
             batch = {}
         batch[name] = size

@@ -12,7 +12,6 @@ objects of no bundle, which the next one takes.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Collection, Iterable, Mapping
 
 from tritonsync.errors import RemoteError
@@ -22,14 +21,14 @@ from tritonsync.format.manifest import MAX_MANIFEST_BYTES
 from tritonsync.format.workload import WorkloadEntry
 from tritonsync.remote.bucket import Bucket
 from tritonsync.remote.threads import Progress, in_parallel
-from tritonsync.store.catalog import Catalog, places_in
+from tritonsync.store.catalog import Catalog, batches, places_in
 from tritonsync.store.needs import Needs
 from tritonsync.store.retention import Plan, objects_of_bundles
 from tritonsync.store.writer import Published, Store
 
 __all__ = ["Swept", "missing_entries", "sweep"]
 
-#: Bundles between two looks at the lists.
+#: Bundles between two looks at the lists, at most.
 BATCH = 64
 #: Objects that are deleted at a time.
 DELETES_AT_ONCE = 16
@@ -71,11 +70,12 @@ def sweep(catalog: Catalog, plan: Plan, *, progress: Progress | None = None) -> 
     by_bundle = objects_of_bundles(objects)
     gone: list[BundlePlace] = []
     spared = unread = done = 0
-    rest = iter(plan.bundles)
-    while batch := list(itertools.islice(rest, BATCH)):
+    # What the listing shows is read, and no more of them at a time than memory is to hold.
+    limits = {place: min(objects[place.manifest].size, MAX_MANIFEST_BYTES) for place in plan.bundles}
+    for batch in batches(limits, BATCH):
         named = needs.named_since(known)
         going = [place for place in batch if place not in named]
-        answers = bucket.get_many({place.manifest: MAX_MANIFEST_BYTES for place in going})
+        answers = bucket.get_many({place.manifest: batch[place] for place in going})
         # What could not be read could not be put back either.
         readable = [place for place in going if not isinstance(answers[place.manifest], Exception)]
         contents = {place: data for place in readable if isinstance(data := answers[place.manifest], bytes)}
