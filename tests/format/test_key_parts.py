@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from tests.kernels import CompiledKernels
 from tritonsync.format import manifest as manifests
 from tritonsync.format.bundle import Bundle
 from tritonsync.format.facts import key_parts_of_value, read_facts
+from tritonsync.format.kernel import Kernel, KernelFile
 from tritonsync.format.key_parts import (
     KEY_PARTS,
     Difference,
@@ -127,6 +130,36 @@ def test_what_explains_more_comes_first() -> None:
         **{"inductor_config[max_autotune]": "True", "torch_version": "!", "gm": "g", "example_inputs[0]": "('s0',)"}
     )
     assert [each.part for each in differences(here, parts())] == ["torch", "graph", "input 0", "config max_autotune"]
+
+
+@pytest.mark.parametrize("unit", ["TensorMetadata(", "x=", "(,", "\n", " ", "loc(", " at 0x1f", "[", "x, "])
+@pytest.mark.parametrize("name", ["example_inputs[0]", "gm", "inductor_config[x]"])
+def test_a_part_of_any_length_takes_no_longer(unit: str, name: str) -> None:
+    """It stands in a value that came from a bucket; what is shown of it is short."""
+    ours = [Part(name, "a", TENSOR.format("float32", 4))]
+    theirs = [Part(name, "b", f"TensorMetadata({unit * (2_000_000 // len(unit))})")]
+    started = time.process_time()
+    told = [*differences(ours, theirs), *differences(theirs, ours), *differences(theirs, [])]
+    assert time.process_time() - started < 2
+    assert told
+    assert all(len(text) <= 160 for each in told for text in (each.part, each.here, each.there) if text is not None)
+
+
+@pytest.mark.parametrize("unit", ["x", "()", "x()", "loc(", "loc(()", "loc(a(b)"])
+def test_a_location_of_any_length_costs_little(unit: str) -> None:
+    """In memory neither: the source of a kernel came from a bucket."""
+    source = f"f loc({unit * (500_000 // len(unit))}".encode()
+    contents = {"k.source": source, "k.json": b"{}", "k.cubin": b"x", "__grp__k.json": b"{}"}
+    kernel = Kernel(hash="A" * 52, device=0, files=tuple(KernelFile(*file) for file in contents.items()))
+    tracemalloc.start()
+    try:
+        started = time.process_time()
+        [part] = parts_of_kernel(kernel)
+        assert time.process_time() - started < 2
+        assert tracemalloc.get_traced_memory()[1] < 10 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+    assert part.name == "source"
 
 
 def test_a_kernel_tells_of_its_source_options_and_target(compiled_kernels: CompiledKernels) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import io
 import itertools
 import json
 import re
@@ -47,10 +48,15 @@ _MAX_SOURCES = 64
 _MAX_OF_GROUP = 8
 #: Characters of one side of a difference.
 _SHOWN = 160
+#: Characters of a part that are looked at for what to show of it: it may be a stranger's, of any length.
+_COMPARED = 64 * 1024
+#: What torch writes around the fields of a tensor.
+_TENSOR, _END = "TensorMetadata(", ")"
 
 _LINE = re.compile(r"\[([a-z2-7]{51,52})\] (\w+(?:\[[^\]\n]*\])?): ?(.*)", re.DOTALL)
 _TRACE = re.compile(r'File "([^"\n]+)", line \d+')
-_LOCATION = re.compile(r" ?loc\((?:[^()]|\([^()]*\))*\)")
+#: Of Triton's source; with no more brackets in it than the engine is to remember while it looks for the last one.
+_LOCATION = re.compile(r" ?loc\([^()]*(?:\([^()]*\)[^()]*){0,64}\)")
 _FIRST_LINE = re.compile(r'^#loc\d* = loc\("([^"]+)":(\d+):', re.MULTILINE)
 #: Where the addresses of a process stand in a text, it says nothing.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -249,7 +255,7 @@ def differences(here: Iterable[Part], there: Iterable[Part]) -> list[Difference]
 
 
 def _told(part: Part, one: Part | None, other: Part | None) -> Iterator[Difference]:
-    name = _word(part.name)
+    name = _cut(_word(part.name))
     if one is None or other is None:
         yield Difference(name, "none" if one is None else _cut(one.text), "none" if other is None else _cut(other.text))
     elif part.name in ("gm", "source") or part.name.startswith("user_defined_triton_source"):
@@ -272,40 +278,43 @@ def _word(name: str) -> str:
 
 def _first_lines(one: str, other: str) -> tuple[str | None, str | None]:
     """Return the first line in which two texts differ."""
-    for here, there in itertools.zip_longest(one.splitlines(), other.splitlines(), fillvalue=""):
-        if here != there:
+    for here, there in itertools.zip_longest(io.StringIO(one), io.StringIO(other), fillvalue=""):
+        if here.rstrip("\n") != there.rstrip("\n"):
             return _cut(here.strip()) or "(ends)", _cut(there.strip()) or "(ends)"
     return None, None
 
 
 def _fields(name: str, one: str, other: str) -> Iterator[Difference]:
     """Yield what differs of two tensors: dtype, shape, ..."""
+    if max(len(one), len(other)) > _COMPARED:
+        return
     ours, theirs = dict(_split(one)), dict(_split(other))
     for field in ours.keys() | theirs.keys() if ours and theirs else ():
         if ours.get(field) != theirs.get(field):
-            yield Difference(f"{name} {field}", _cut(ours.get(field, "none")), _cut(theirs.get(field, "none")))
+            yield Difference(f"{name} {_cut(field)}", _cut(ours.get(field, "none")), _cut(theirs.get(field, "none")))
 
 
 def _split(text: str) -> Iterator[tuple[str, str]]:
     """Yield names and values of `TensorMetadata(dtype=torch.float32, shape=torch.Size([2, 8]), ...)`."""
-    inside = re.fullmatch(r".*?TensorMetadata\((.*)\)", text, re.DOTALL)
-    if inside is None:
+    begin = text.find(_TENSOR)
+    if begin < 0 or not text.endswith(_END):
         return
+    inside = text[begin + len(_TENSOR) : -len(_END)]
     depth, start = 0, 0
-    for at, letter in enumerate(inside[1] + ","):
+    for at, letter in enumerate(inside + ","):
         depth += (letter in "([{") - (letter in ")]}")
         if letter == "," and depth == 0:
-            name, found, value = inside[1][start:at].partition("=")
+            name, found, value = inside[start:at].partition("=")
             if found:
                 yield name.strip(), value.removeprefix("torch.Size(").rstrip(")") if "Size" in value else value
             start = at + 1
 
 
 def _texts(one: str, other: str) -> tuple[str | None, str | None]:
-    shown = _cut(_ADDRESS.sub("", one)), _cut(_ADDRESS.sub("", other))
+    shown = _cut(_ADDRESS.sub("", one[:_COMPARED])), _cut(_ADDRESS.sub("", other[:_COMPARED]))
     return (None, None) if shown[0] == shown[1] else shown
 
 
 def _cut(text: str) -> str:
-    flat = " ".join(text.split())
+    flat = " ".join(text[:_COMPARED].split())
     return flat if len(flat) <= _SHOWN else flat[: _SHOWN - 1] + "…"
