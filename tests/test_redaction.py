@@ -13,7 +13,7 @@ from tritonsync import Bucket, messages
 from tritonsync.cli.output import Output, complain
 from tritonsync.errors import RemoteError, SettingsError
 from tritonsync.messages import warn_once
-from tritonsync.redaction import redact, redacted
+from tritonsync.redaction import redact, redacted, redacted_command
 from tritonsync.remote.url import parse_url
 from tritonsync.settings import Settings
 
@@ -45,6 +45,14 @@ SECRET = "hunter2/abc+DEF=="
         f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----",
         "ya29.hunter2-abc",
         "eyJhbGciOiJIUzI1NiJ9hunter2.eyJzdWIiOiIx.c2ln",
+        f"python train.py --api-key {SECRET} --steps 3",
+        f"python train.py --aws-secret-access-key '{SECRET} x'",
+        f"sh -c 'train --hf_token {SECRET}'",
+        f"curl -u me:{SECRET} https://h",
+        f"curl --user=me:{SECRET} https://h",
+        "login with hf_hunter2AbCdEfGhIjKlMnOpQrStUvWxYz",
+        "export X=sk-proj-hunter2-abc_DEF",
+        "git clone ghp_hunter2AbCdEfGhIjKlMnOpQrStUvWx",
         f"redirect=https%3A%2F%2Fh%2F%3Fsig%3D{SECRET}",
     ],
 )
@@ -70,6 +78,8 @@ def test_secrets_are_left_out(text: str) -> None:
         "bundles/x/manifest.json: signed by key '0123456789abcdef', which is not trusted here",
         "max_tokens=2048, num_tokens = 4, tokenizer='llama', token_count=7",
         "the signature of key 0123456789abcdef is wrong",
+        "docker run -u 1000:1000 --max-tokens 5 --tokenizer llama -u root --secret --verbose",
+        "hf_hub_download of sk-learn-contrib-extras failed in disk-usage-of-2026",
         "kernel triton_poi_fused_5: its files are not those of content id 9f86",
     ],
 )
@@ -78,12 +88,51 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text
 
 
+PARTS = ("a", "secret", "://", "x-", "token=", "'", "-----BEGIN PRIVATE KEY-----", "password': '", "s3://a:")
+OPTIONS = ("--", "--a", " --token", " -u ", " -u a:", "sk-", " sk-a", "hf_", "--token '", "-a-token-")
+
+
 def test_long_texts_take_no_longer() -> None:
     """What a server sends does not decide how long a message takes."""
     started = time.process_time()
-    for part in ("a", "secret", "://", "x-", "token=", "'", "-----BEGIN PRIVATE KEY-----", "password': '", "s3://a:"):
+    for part in (
+        "a",
+        "secret",
+        "://",
+        "x-",
+        "token=",
+        "'",
+        "-----BEGIN PRIVATE KEY-----",
+        "password': '",
+        "s3://a:",
+        *OPTIONS,
+    ):
         redact(part * (100_000 // len(part)))
     assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["t.py", "--api-key", "hunter2 'x\" y"], "t.py --api-key ***"),
+        (["t.py", "--password", "-hunter2"], "t.py --password ***"),
+        (["t.py", "-token", "hunter2", "--db-pass", "hunter2"], "t.py -token *** --db-pass ***"),
+        (["t.py", "--aws-secret-access-key=hunter2 & x"], "t.py '--aws-secret-access-key=***'"),
+        (["env", "HF_TOKEN=hunter2;x", "a.api_key=hunter2 x"], "env 'HF_TOKEN=***' 'a.api_key=***'"),
+        (["curl", "-u", "me:hunter2 x", "ftp://me:hunter2@h/p"], "curl -u *** 'ftp://***@h/p'"),
+        (["sh", "-c", "t.py --password 'hunter2 x'"], "sh -c 't.py --password ***'"),
+        (["t.py", "--use-auth-token", "--steps", "3"], "t.py --use-auth-token --steps 3"),
+        (
+            ["t.py", "token", "3", "--bypass", "4", "-u", "0:0", "--max-tokens", "5"],
+            "t.py token 3 --bypass 4 -u 0:0 --max-tokens 5",
+        ),
+        (["python", "-c", "x = 'pass'; print(1)"], "python -c 'x = '\"'\"'pass'\"'\"'; print(1)'"),
+    ],
+)
+def test_a_command_is_told_without_its_secrets(command: list[str], shown: str) -> None:
+    """Whatever is in an argument that follows the name of a secret; all others stay."""
+    assert redacted_command(command) == shown
+    assert redact(shown) == shown
 
 
 def test_errors_never_hold_a_secret() -> None:

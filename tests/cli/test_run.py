@@ -42,6 +42,18 @@ def test_a_report_that_cannot_be_written_is_said_before_the_program_runs(
     assert not (tmp_path / "ran").exists()
 
 
+def test_what_is_kept_of_a_run_is_for_its_user(child: Run, tmp_path: Path, cache: Path) -> None:
+    """No secret of its command is in it; no other user may read a new file; the mode of one that was there stays."""
+    (tmp_path / "old.json").touch()
+    (tmp_path / "old.json").chmod(0o640)
+    for name, mode in (("new.json", 0o600), ("old.json", 0o640)):
+        report, last = tmp_path / name, cache / ".tritonsync" / "last-run.json"
+        child("run", "--report", report, "--", "true", "--api-key", "hunter2", "--steps", "3")
+        for path, expected in ((report, mode), (last, 0o600)):
+            assert json.loads(path.read_text())["command"] == "true --api-key *** --steps 3"
+            assert path.stat().st_mode & 0o777 == expected
+
+
 def test_a_report_whose_place_goes_meanwhile(child: Run, tmp_path: Path, cache: Path) -> None:
     """The program's exit code is kept, and so is the report, for `tritonsync why`."""
     (tmp_path / "place").mkdir()

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shlex
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -18,7 +17,7 @@ from tritonsync.cli.options import Url, Workload
 from tritonsync.cli.output import Output, complain
 from tritonsync.cli.why import why_compiled
 from tritonsync.errors import SettingsError, TritonSyncError
-from tritonsync.redaction import redacted
+from tritonsync.redaction import redacted, redacted_command
 from tritonsync.settings import VARIABLES
 
 if TYPE_CHECKING:
@@ -85,6 +84,7 @@ def run(
         document = redacted(_document(command, watched, settings))
         if report is not None:
             with _said(f"--report {report} cannot be written"):
+                report.touch(mode=0o600)  # for a new one: it tells what the program was given, and where it runs
                 report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         if as_json:
             with _said("what was seen cannot be printed"):
@@ -132,7 +132,7 @@ def _document(command: list[str], watched: Watched, settings: Settings) -> dict[
     workload = next((session["workload"] for session in sessions if session.get("workload")), settings.workload)
     return {
         **seen,
-        "command": shlex.join(command),
+        "command": redacted_command(command),
         "url": settings.url,
         "engine": {"name": facts["engine"], "reason": facts["engine_reason"]} if facts else None,
         "workload": workload,

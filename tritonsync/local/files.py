@@ -161,13 +161,13 @@ def _is_volume_of(owner: int, folder: str | os.PathLike[str]) -> bool:
     return os.path.ismount(top) and above.st_uid == 0 and not above.st_mode & stat.S_IWOTH
 
 
-def write_new(path: str, data: bytes) -> None:
+def write_new(path: str, data: bytes, mode: int = 0o666) -> None:
     """Write a file that must not exist yet.
 
     One open, one write, one close: an emission writes thousands of small files, and a buffered file object costs more
     than these calls.
     """
-    descriptor = os.open(path, _CREATE, 0o666)
+    descriptor = os.open(path, _CREATE, mode)
     try:
         left = memoryview(data)
         while left:
@@ -176,16 +176,17 @@ def write_new(path: str, data: bytes) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: str, data: bytes, temporary: str) -> None:
+def replace_file(path: str, data: bytes, temporary: str, mode: int = 0o666) -> None:
     """Write `path`, new or in place of another file; no reader ever sees a part of it.
 
     Args:
         path: the file.
         data: all of its bytes.
         temporary: an unused path on the same file system (see `temporary_path`).
+        mode: of the file, less the process's umask.
     """
     try:
-        write_new(temporary, data)
+        write_new(temporary, data, mode)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

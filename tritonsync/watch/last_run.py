@@ -21,7 +21,7 @@ _TEXTS_OR_NULL = ("key", "bundle", "made")
 
 
 def keep_report(inductor_dir: Path, report: Mapping[str, Any]) -> None:
-    """Keep the report of a run, in place of the one before.
+    """Keep the report of a run, in place of the one before; nobody else may read it.
 
     Raises:
         UnsafeFolderError: others may write into the folder.
@@ -30,7 +30,7 @@ def keep_report(inductor_dir: Path, report: Mapping[str, Any]) -> None:
     folder = inductor_dir / LOCKS
     with disk_errors("keep the report of the run", folder / _NAME):
         make_own_folder(folder)
-        replace_file(str(folder / _NAME), json.dumps(report).encode(), temporary_path(str(folder)))
+        replace_file(str(folder / _NAME), json.dumps(report).encode(), temporary_path(str(folder)), mode=0o600)
 
 
 def last_report(inductor_dir: Path) -> dict[str, Any] | None:
