@@ -13,6 +13,7 @@ from typing import Any
 
 from tritonsync.remote.filesystem import build
 from tritonsync.remote.filesystem import close as close_filesystem
+from tritonsync.remote.first_bytes import first_bytes_of_s3
 from tritonsync.remote.folder import create_file, find_files, read_file, remove_file
 from tritonsync.remote.threads import on_loop, on_thread
 from tritonsync.remote.translate import is_past_the_end
@@ -35,13 +36,16 @@ class Backend:
 
     def read(self, name: str, count: int, timeout: float) -> bytes:
         """Return the object's first `count` bytes, at least one. FileNotFoundError: there is none, or no bucket."""
-        # A range from the first byte on costs no other request (s3fs and gcsfs, `_cat_file`, 2026.9 and 2026.10).
         try:
-            data: bytes = self._call("cat_file", self._path(name), start=0, end=count, timeout=timeout)
+            return self._first(self._path(name), count, timeout)
         except Exception as exc:
             if is_past_the_end(exc):
                 return b""  # even the first byte is past the end of an empty object
             raise
+
+    def _first(self, path: str, count: int, timeout: float) -> bytes:
+        # A range from the first byte on costs no other request (gcsfs, `_cat_file`, 2026.10).
+        data: bytes = self._call("cat_file", path, start=0, end=count, timeout=timeout)
         return data
 
     def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:
@@ -127,19 +131,10 @@ def _entries(filesystem: Any, folder: str) -> Sequence[Mapping[str, Any]]:  # no
 class ObjectStore(Backend):
     """S3 and GCS: no folders, and listings filtered by the server."""
 
-    def __init__(self, filesystem: Any, address: Address) -> None:  # noqa: ANN401
-        super().__init__(filesystem, address)
-        self._upload: dict[str, Any] = {}
-        if address.is_s3:
-            # More than one part at a time makes `cat_file` ask for the size first (s3fs/core.py, `_cat_file`, 2026.9).
-            # Uploads keep the number that s3fs or the user chose.
-            self._upload = {"max_concurrency": filesystem.max_concurrency}
-            filesystem.max_concurrency = 1
-
     def create(self, name: str, data: bytes, timeout: float, *, exclusive: bool) -> None:
         """See `Backend`."""
         mode = "create" if exclusive else "overwrite"
-        self._call("pipe_file", self._path(name), data, mode=mode, timeout=timeout, **self._upload)
+        self._call("pipe_file", self._path(name), data, mode=mode, timeout=timeout)
 
     def find(self, prefix: str, timeout: float) -> dict[str, Mapping[str, Any]]:
         """See `Backend`."""
@@ -149,9 +144,20 @@ class ObjectStore(Backend):
         found = self._call("find", self._address.bucket, prefix=whole, detail=True, timeout=timeout)
         return self._relative(found)
 
+
+class S3(ObjectStore):
+    """S3, over s3fs."""
+
+    def _first(self, path: str, count: int, timeout: float) -> bytes:
+        return on_loop(self._filesystem.loop, first_bytes_of_s3(self._filesystem, path, count), timeout)
+
+
+class GCS(ObjectStore):
+    """GCS, over gcsfs."""
+
     def pages(self, count: int) -> int:
         """See `Backend`."""
-        return 2 if count == 0 and self._address.is_gcs else super().pages(count)
+        return 2 if count == 0 else super().pages(count)
 
 
 class Folder(Backend):
@@ -177,8 +183,10 @@ class Folder(Backend):
 def over_fsspec(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -> Backend:
     """Make the client of this address; it may block."""
     kind: Callable[[Any, Address], Backend] = Backend
-    if address.is_s3 or address.is_gcs:
-        kind = ObjectStore
+    if address.is_s3:
+        kind = S3
+    elif address.is_gcs:
+        kind = GCS
     elif address.is_folder:
         kind = Folder
     return kind(build(address, options, patience), address)

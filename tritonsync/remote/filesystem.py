@@ -15,6 +15,7 @@ from typing import Any
 
 from tritonsync import times
 from tritonsync.errors import MissingExtraError, SettingsError
+from tritonsync.remote.first_bytes import bounded_response
 from tritonsync.remote.threads import on_loop
 from tritonsync.remote.url import Address
 from tritonsync.remote.waiting import RetryPolicy
@@ -79,8 +80,10 @@ def build(address: Address, options: Mapping[str, Any], patience: RetryPolicy) -
         }
     if not (address.is_s3 or address.is_gcs or address.is_folder):
         options = {**kind._get_kwargs_from_urls(address.url), **options}  # noqa: SLF001 - the host, of those that have one
-    if address.is_gcs and options.get("requests_timeout") is None:
-        ours["requests_timeout"] = _silence(patience)
+    if address.is_gcs:
+        ours["session_kwargs"] = {"response_class": bounded_response(), **(options.get("session_kwargs") or {})}
+        if options.get("requests_timeout") is None:
+            ours["requests_timeout"] = _silence(patience)
     try:
         filesystem = kind(**{**options, **ours})
     except (TypeError, KeyError, ValueError) as exc:
