@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from tests.raw import RawBucket
 from tritonsync.cli.app import app
 from tritonsync.format.bundle import Bundle, Payload
+from tritonsync.local.inductor_cache import write_value
 from tritonsync.session.session import Session
 from tritonsync.settings import Settings
 from tritonsync.sync.caches import LocalCaches
@@ -98,3 +99,18 @@ def test_a_program_leaves_it_alone(
         assert [str(target) in record.getMessage() for record in caplog.records] == [True]
         assert list(target.iterdir()) == []
         assert raw.names() == before
+
+
+def test_what_lies_there_of_a_function_is_not_unpickled(
+    spoil: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither when it is asked for nor ahead of that; nothing is here, which is said once."""
+    key = "ab" * 32
+    write_value(tmp_path / "cache", "dynamo", key, b"somebody's pickle")
+    now = Session(Settings(url=str(tmp_path / "bucket"), inductor_dir=str(tmp_path / "cache"), workload="name"))
+    assert now.precompiled_at_hand(key[:16]) == (key, b"somebody's pickle")
+    spoil(tmp_path / "cache")
+    with caplog.at_level(logging.WARNING, "tritonsync"):
+        assert now.precompiled_at_hand(key[:16]) is None
+        assert list(now.precompiled(key)) == []
+    assert [str(tmp_path / "cache") in record.getMessage() for record in caplog.records] == [True]

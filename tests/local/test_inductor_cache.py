@@ -54,13 +54,15 @@ def test_values_of_a_real_cache_are_found(h200_vit: Path) -> None:
         ("aot_autograd", "adfdldynojstk42r6kssqia5jbl4txl4utj4ruu6ch4kkbrka7dz"),
         ("fx_graph", "fjpzc354wiibahmbvpzaybrggekrm6wzy6lwhvidctq7eqhilhaa"),
     ]
-    assert [len(read_value(value) or b"") for value in found] == [value.path.stat().st_size for value in found]
+    assert [len(read_value(h200_vit, value) or b"") for value in found] == [
+        value.path.stat().st_size for value in found
+    ]
 
 
 def test_a_real_value_gets_its_own_name_back(h200_vit: Path, tmp_path: Path) -> None:
     """Names derive from the bytes, as torch derived them."""
     for value in values(h200_vit):
-        done = write_value(tmp_path, value.kind, value.key, read_value(value) or b"")
+        done = write_value(tmp_path, value.kind, value.key, read_value(h200_vit, value) or b"")
         assert done.path.relative_to(tmp_path) == value.path.relative_to(h200_vit)
 
 
@@ -155,13 +157,13 @@ def test_pgo_keys_become_file_names() -> None:
 
 def test_a_value_that_is_gone_is_none(tmp_path: Path) -> None:
     """Somebody else cleaned up meanwhile."""
-    assert read_value(LocalValue("fx_graph", "fkey", tmp_path / "none")) is None
+    assert read_value(tmp_path, LocalValue("fx_graph", "fkey", tmp_path / "none")) is None
 
 
 def test_a_value_that_cannot_be_written_or_read_names_its_path(shared_folder: Path) -> None:
     """Both errors say which file it is about."""
     with pytest.raises(LocalCacheError, match=str(shared_folder)):
-        read_value(LocalValue("fx_graph", "fkey", shared_folder))
+        read_value(shared_folder, LocalValue("fx_graph", "fkey", shared_folder))
     with not_writable(shared_folder), pytest.raises(LocalCacheError, match=f"{shared_folder}/fxgraph/ke/fkey"):
         write_value(shared_folder, "fx_graph", "fkey", b"value")
 

@@ -139,6 +139,9 @@ def test_nothing_is_read_from_or_written_into_an_unsafe_folder(
         folder.chmod(0o777)
     with pytest.raises(UnsafeFolderError):
         list(inductor_cache.values(cache))
+    [graph] = cache.glob("fxgraph/*/*/*")
+    with pytest.raises(UnsafeFolderError):
+        inductor_cache.read_value(cache, inductor_cache.LocalValue("fx_graph", graph.parent.name, graph))
     with pytest.raises(UnsafeFolderError):
         list(scan(cache / "triton"))
     with pytest.raises(UnsafeFolderError):
@@ -210,7 +213,7 @@ def test_values_that_are_links_are_not_followed(tmp_path: Path) -> None:
     path.symlink_to(secret)
     assert list(inductor_cache.values(cache)) == []
     with pytest.raises(LocalCacheError, match="is a link"):
-        inductor_cache.read_value(inductor_cache.LocalValue("fx_graph", KEY, path))
+        inductor_cache.read_value(cache, inductor_cache.LocalValue("fx_graph", KEY, path))
     digest = Digest(size=5, sha256="cd42404d52ad55ccfa9aca4adc828aa5800ad9d385a0671fbcbf724118320619")
     assert not is_value_here(cache, "fx_graph", KEY, digest)
     assert inductor_cache.write_value(cache, "fx_graph", KEY, b"value").outcome == "written"

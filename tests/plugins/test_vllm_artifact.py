@@ -144,3 +144,36 @@ def test_what_cannot_be_told_apart_has_no_key(standin: Any, tmp_path: Path) -> N
     (tmp_path / "site" / "vllm-0.33.0.dist-info" / "direct_url.json").write_text('{"dir_info": {"editable": true}}')
     with pytest.raises(UnknownObjectError, match="without a list of its files"):
         key_of(standin.VllmConfig())
+
+
+def spoil_nothing(_: Path) -> None:
+    pass
+
+
+def open_folder(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+
+def link_to_a_copy(path: Path) -> None:
+    path.symlink_to(path.rename(path.with_name("copy")))
+
+
+@pytest.mark.parametrize(("spoil", "published"), [(spoil_nothing, 1), (open_folder, 0), (link_to_a_copy, 0)])
+def test_an_artifact_that_others_could_have_written_is_not_published(
+    spoil: Callable[[Path], None], published: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from a folder that everybody may write into, nor through a link: it would be signed."""
+    from tritonsync.plugins import vllm
+    from tritonsync.session import session
+    from tritonsync.settings import Settings
+
+    now = session.Session(Settings(url=str(tmp_path / "bucket"), inductor_dir=str(tmp_path), quiet=True))
+    monkeypatch.setattr(session, "current", lambda: now)
+    saved = tmp_path / "rank_0_0" / "model.17.tmp"
+    saved.parent.mkdir()
+    saved.write_bytes(b"artifact")
+    spoil(saved)
+    monkeypatch.setitem(vllm._missed, str(saved.with_name("model")), "ab" * 32)
+    vllm._saved(str(saved), 1)
+    now.stop()
+    assert len(RawBucket(str(tmp_path / "bucket")).names("^bundles/dynamo/.*/manifest.json")) == published

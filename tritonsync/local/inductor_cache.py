@@ -159,12 +159,14 @@ def _listing(directory: Path, *, folders: bool) -> list[str]:
             return []
 
 
-def read_value(value: LocalValue) -> bytes | None:
-    """Read a value; None if it is gone meanwhile.
+def read_value(inductor_dir: Path, value: LocalValue) -> bytes | None:
+    """Read a value that lies in this folder; None if it is gone meanwhile.
 
     Raises:
+        UnsafeFolderError: others may write into the folder.
         LocalCacheError: it cannot be read.
     """
+    check_owner(inductor_dir)
     with disk_errors("read the value", value.path):
         try:
             return read_file(os.fspath(value.path))

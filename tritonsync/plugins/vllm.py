@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tritonsync.local.files import write_hidden
+from tritonsync.local.files import check_owner, disk_errors, read_file, write_hidden
 from tritonsync.messages import warn_once
 from tritonsync.plugins.collectives import collectives_of
 from tritonsync.plugins.digests import UnknownObjectError
@@ -122,6 +122,7 @@ def _bring(model: Any, path: Path) -> None:  # noqa: ANN401
     _missed[str(path)] = key
     data = next(now.precompiled(key), None)
     if data is not None:
+        check_owner(path.parent, "VLLM_CACHE_ROOT")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_hidden(path.parent, path, data, replace=False)
         now.note_precompiled(key, data)
@@ -138,5 +139,8 @@ def _saved(path: str, pieces: int) -> None:
     if not pieces:
         warn_once(log, "vllm empty", "vLLM's artifact is not published: it holds no compiled piece, and runs eagerly")
         return
-    data = Path(path).read_bytes()
+    # What is published is signed: it has to be what vLLM wrote just now.
+    check_owner(Path(path).parent, "VLLM_CACHE_ROOT")
+    with disk_errors("read vLLM's artifact", path):
+        data = read_file(path)
     now.enqueue_precompiled(key, lambda: data)

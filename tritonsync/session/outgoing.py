@@ -174,8 +174,9 @@ class Outgoing:
         if not keys:
             return lost
         maker = _Maker.of(self._context.host())
-        for value in inductor_cache.values(maker.caches.inductor):
-            data = inductor_cache.read_value(value) if (value.kind, value.key) in keys else None
+        inductor = maker.caches.inductor
+        for value in inductor_cache.values(inductor):
+            data = inductor_cache.read_value(inductor, value) if (value.kind, value.key) in keys else None
             if data is None:
                 continue
             bundle, _ = _gathered(value.kind, value.key, data, maker)
@@ -279,9 +280,10 @@ class Outgoing:
             known = self._facts.get((kind, key))
         if known is None:
             known = ValueFacts()
-            folder = inductor_cache.value_path(self._context.host().caches().inductor, kind, key, "0" * 64).parent
+            inductor = self._context.host().caches().inductor
+            folder = inductor_cache.value_path(inductor, kind, key, "0" * 64).parent
             for name in self._incoming.names(kind, key):
-                data = inductor_cache.read_value(inductor_cache.LocalValue(kind, key, folder / name))
+                data = inductor_cache.read_value(inductor, inductor_cache.LocalValue(kind, key, folder / name))
                 facts = ValueFacts() if data is None else facts_of_value(data)
                 known = ValueFacts(
                     kernel_sources=known.kernel_sources | facts.kernel_sources,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tritonsync import times
-from tritonsync.errors import FormatError
+from tritonsync.errors import FormatError, LocalCacheError
 from tritonsync.format.manifest import Manifest
 from tritonsync.format.value import bundle_of_value, value_of_bundle
 from tritonsync.local import inductor_cache
@@ -52,8 +52,7 @@ class Precompiled:
 
     def look_up(self, key: str) -> Iterator[bytes]:
         """Yield what this host has of a function, then what the bucket has."""
-        local = inductor_cache.LocalValue(KIND, key, self._path(key))
-        data = inductor_cache.read_value(local)
+        data = self._here(key, self._path(key))
         if data is not None:
             yield data
         waits, fetch = self._context.waits, self._plan(key)
@@ -70,7 +69,7 @@ class Precompiled:
         """Return a key that begins like this and its content, if they are here already; of several, the newest."""
         name, caches = self._path(beginning).name, self._path(beginning).parent.parent
         for path in sorted(caches.glob(f"{beginning}*/{name}"), key=_written, reverse=True):
-            data = inductor_cache.read_value(inductor_cache.LocalValue(KIND, path.parent.name, path))
+            data = self._here(path.parent.name, path)
             if data is not None:
                 return path.parent.name, data
         with self._lock:
@@ -105,6 +104,15 @@ class Precompiled:
         if published.place is not None:
             self._context.counters.add(published=int(published.created))
             self._record.note(KIND, key, published.place.variant)
+
+    def _here(self, key: str, path: Path) -> bytes | None:
+        """Return what lies here; None where there is nothing, where it cannot be read, or others may have put it."""
+        try:
+            value = inductor_cache.LocalValue(KIND, key, path)
+            return inductor_cache.read_value(self._context.host().caches().inductor, value)
+        except LocalCacheError as exc:
+            self._context.waits.failed(exc)
+            return None
 
     def _path(self, key: str) -> Path:
         return inductor_cache.value_path(self._context.host().caches().inductor, KIND, key, "")

@@ -171,7 +171,7 @@ class _Push:
             what a workload says of it, and the names of its kernels: thousands of kernels would not stay in memory.
         """
         try:
-            data = inductor_cache.read_value(value)
+            data = inductor_cache.read_value(self.caches.inductor, value)
         except LocalCacheError as exc:
             log.warning("a value is left out: %s", exc)
             return None

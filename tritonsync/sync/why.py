@@ -231,7 +231,7 @@ def _parts_of_graph(inductor_dir: Path, key: str) -> tuple[Part, ...]:
     try:
         folder = inductor_cache.value_path(inductor_dir, "fx_graph", key, "0" * 64).parent
         for path in sorted(folder.iterdir()):
-            data = inductor_cache.read_value(inductor_cache.LocalValue("fx_graph", key, path))
+            data = inductor_cache.read_value(inductor_dir, inductor_cache.LocalValue("fx_graph", key, path))
             if data is not None and (parts := key_parts_of_value(data)):
                 return parts
     except (OSError, TritonSyncError):
