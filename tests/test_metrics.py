@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 import threading
 import types
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonsync.errors import LocalCacheError
+from tritonsync.errors import LocalCacheError, UnsafeFolderError
 from tritonsync.format.bundle import Bundle, Payload
 from tritonsync.session.session import Session
 from tritonsync.settings import Settings
@@ -83,6 +85,64 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """And at the end of a program it is one warning."""
     with pytest.raises(LocalCacheError, match="nowhere"):
         write_metrics(str(tmp_path / "nowhere" / "x.jsonl"), "job", VALUES)
+
+
+FORMATS = pytest.mark.parametrize("name", ["all.prom", "all.jsonl"])
+
+
+@FORMATS
+def test_a_pipe_does_not_hold_up_the_end_of_a_program(name: str, tmp_path: Path) -> None:
+    """Whether somebody reads from it or not."""
+    path = tmp_path / name
+    os.mkfifo(path)
+    with pytest.raises(LocalCacheError, match=name):
+        write_metrics(str(path), "job", VALUES)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(LocalCacheError, match="not a regular file"):
+            write_metrics(str(path), "job", VALUES)
+    finally:
+        os.close(reader)
+
+
+@FORMATS
+def test_counters_are_not_added_through_a_link(name: str, tmp_path: Path) -> None:
+    """What it leads to may be any file of this user."""
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(LocalCacheError, match="is a link"):
+        write_metrics(str(tmp_path / name), "job", VALUES)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_lines_are_added_to_a_file_of_somebody_else_only_where_the_folder_is_ours(tmp_path: Path) -> None:
+    """He was let in there; into a folder of all, anybody may have put it. A file of our own may lie there."""
+    path = tmp_path / "all.jsonl"
+    for mode, owner, processes in ((0o775, 12345, 1), (0o1777, 12345, 1), (0o1777, os.geteuid(), 2)):
+        path.touch()
+        os.chown(path, owner, -1)
+        tmp_path.chmod(mode)
+        with contextlib.suppress(UnsafeFolderError):
+            write_metrics(str(path), "job", VALUES)
+        assert read_metrics(path)["job"]["processes"] == processes
+
+
+def test_totals_are_not_taken_from_a_folder_of_all(tmp_path: Path) -> None:
+    """Nor written into it."""
+    tmp_path.chmod(0o777)
+    with pytest.raises(UnsafeFolderError, match="TRITONSYNC_METRICS"):
+        write_metrics(str(tmp_path / "all.prom"), "job", VALUES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_totals_without_end_are_not_read(tmp_path: Path) -> None:
+    """They would fill the memory, or take minutes, at the end of a program."""
+    path = tmp_path / "all.prom"
+    with path.open("wb") as file:
+        file.truncate((4 << 20) + 1)
+    with pytest.raises(LocalCacheError, match="larger than 4194304 bytes"):
+        write_metrics(str(path), "job", VALUES)
 
 
 def test_a_session_leaves_its_counters(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("place", ["none/x.json", "", "file/x.json", "protected/x.json", "protected.json"])
+@pytest.mark.parametrize(
+    "place", ["none/x.json", "", "file/x.json", "protected/x.json", "protected.json", "link", "pipe"]
+)
 def test_a_report_that_cannot_be_written_is_said_before_the_program_runs(
     place: str, child: Run, tmp_path: Path
 ) -> None:
@@ -31,6 +33,8 @@ def test_a_report_that_cannot_be_written_is_said_before_the_program_runs(
     (tmp_path / "file").touch()
     (tmp_path / "protected").mkdir(mode=0o555)
     (tmp_path / "protected.json").touch(mode=0o444)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "pipe")
     # Root may write everywhere.
     before = (
         "import os; os.access = lambda path, mode: mode != os.W_OK or 'protected' not in str(path)"
@@ -62,6 +66,15 @@ def test_a_report_whose_place_goes_meanwhile(child: Run, tmp_path: Path, cache: 
     assert ran.err.startswith(f"tritonsync: --report {tmp_path}/place/x.json cannot be written: FileNotFoundError")
     assert len(ran.err.splitlines()) == 1
     assert json.loads((cache / ".tritonsync" / "last-run.json").read_text())["exit_code"] == 7
+
+
+def test_a_report_is_not_written_through_a_link(child: Run, tmp_path: Path) -> None:
+    """Somebody else may have put it there while the program ran; the report takes its place."""
+    (tmp_path / "mine").write_text("mine")
+    ran = child("run", "--report", tmp_path / "x.json", "--", "ln", "-s", tmp_path / "mine", tmp_path / "x.json")
+    assert (ran.code, ran.err) == (0, "")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert json.loads((tmp_path / "x.json").read_text())["exit_code"] == 0
 
 
 def test_a_child_that_outlives_the_program_and_still_reports(child: Run, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import stat
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -84,8 +85,7 @@ def run(
         document = redacted(_document(command, watched, settings))
         if report is not None:
             with _said(f"--report {report} cannot be written"):
-                report.touch(mode=0o600)  # for a new one: it tells what the program was given, and where it runs
-                report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+                _write(report, document)
         if as_json:
             with _said("what was seen cannot be printed"):
                 Output(as_json).result(document, "")
@@ -107,11 +107,13 @@ def _check(report: Path) -> None:
     Raises:
         SettingsError: it cannot.
     """
+    from tritonsync.local.files import is_link
+
     if not report.parent.is_dir():
         raise SettingsError(f"--report {report}: there is no folder {report.parent}")
-    if report.is_dir():
-        raise SettingsError(f"--report {report}: that is a folder; name a file")
-    if not os.access(report if report.exists() else report.parent, os.W_OK):
+    if is_link(report) or (report.exists() and not report.is_file()):  # a report would take its place
+        raise SettingsError(f"--report {report}: that is no regular file; name one")
+    if not all(os.access(path, os.W_OK) for path in (report.parent, report) if path.exists()):
         raise SettingsError(f"--report {report}: this user may not write it")
 
 
@@ -122,6 +124,17 @@ def _said(what: str) -> Iterator[None]:
         yield
     except Exception as exc:  # noqa: BLE001
         complain(f"{what}: {exc if isinstance(exc, TritonSyncError) else f'{type(exc).__name__}: {exc}'}")
+
+
+def _write(report: Path, document: dict[str, Any]) -> None:
+    """Write a report in the place of an earlier one, whose mode it keeps; a link there is replaced, not followed."""
+    from tritonsync.local.files import replace_file, temporary_path
+
+    mode = 0o600  # it tells what the program was given, and where it runs
+    if report.is_file() and not report.is_symlink():
+        mode = stat.S_IMODE(report.stat().st_mode)
+    text = json.dumps(document, indent=2) + "\n"
+    replace_file(str(report), text.encode(), temporary_path(str(report.parent)), mode=mode)
 
 
 def _document(command: list[str], watched: Watched, settings: Settings) -> dict[str, Any]:

@@ -30,6 +30,7 @@ __all__ = [
     "LOCKS",
     "TEMPORARY_PREFIX",
     "Written",
+    "append_to_file",
     "check_owner",
     "disk_errors",
     "host_lock",
@@ -49,8 +50,10 @@ HIDDEN_PREFIX = f".{TEMPORARY_PREFIX}"
 
 # O_BINARY exists on Windows only, where text mode would change line ends.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-# Without O_NONBLOCK, opening a pipe would wait for somebody to write into it.
-_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# Without O_NONBLOCK, opening a pipe would wait for somebody at its other end.
+_CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_READ = os.O_RDONLY | _CAREFULLY
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _CAREFULLY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,15 +92,37 @@ def temporary_path(parent: str, prefix: str = TEMPORARY_PREFIX) -> str:
     return f"{parent}{os.sep}{prefix}{os.getpid()}-{uuid.uuid4()}"
 
 
-def read_file(path: str) -> bytes:
-    """Read a regular file whole; anything else, a link included, is an OSError."""
-    with open(path, "rb", buffering=0, opener=_open_regular) as file:
+def read_file(path: str, limit: int | None = None) -> bytes:
+    """Read a regular file whole; anything else, a link included, is an OSError, and so is one of more bytes."""
+    with open(path, "rb", buffering=0, opener=lambda path, _: _open_regular(path, _READ)) as file:
+        if limit is not None and os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", path)
         return file.readall()
 
 
-def _open_regular(path: str, _flags: int) -> int:
+def append_to_file(path: str, data: bytes, variable: str) -> None:
+    """Add to the end of a regular file in one write, and make the file if there is none; what others add stays whole.
+
+    Args:
+        path: of the file.
+        data: what is added.
+        variable: what names the file, for messages.
+
+    Raises:
+        OSError: it cannot be written; or it is another thing, or what somebody else has put into a folder of all.
+    """
+    descriptor = _open_regular(path, _APPEND)
     try:
-        descriptor = os.open(path, _READ)
+        if hasattr(os, "geteuid") and os.fstat(descriptor).st_uid not in (os.geteuid(), 0):
+            check_owner(os.path.dirname(os.path.abspath(path)), variable)  # in a safe one nobody can have put it
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags, 0o644)
     except OSError as exc:
         if exc.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "it is a link, which is not followed", path) from exc

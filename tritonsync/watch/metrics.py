@@ -18,7 +18,15 @@ from pathlib import Path
 
 from tritonsync import times
 from tritonsync._version import __version__
-from tritonsync.local.files import disk_errors, host_lock, replace_file, temporary_path
+from tritonsync.local.files import (
+    append_to_file,
+    check_owner,
+    disk_errors,
+    host_lock,
+    read_file,
+    replace_file,
+    temporary_path,
+)
 
 __all__ = ["feed_meters", "measured", "read_metrics", "write_metrics"]
 
@@ -42,6 +50,8 @@ _MEANINGS = {
 }
 #: No counter comes near, and a sum of any number of smaller ones is a float.
 _ENDLESS = 1e300
+#: Of a `.prom` file; tens of thousands of counters.
+_MAX_BYTES = 4 << 20
 _LINE = re.compile(r"tritonsync_(\w+)_total\{workload=\"((?:[^\"\\]|\\.)*)\"\} (\S+)")
 
 
@@ -64,22 +74,18 @@ def write_metrics(path: str, workload: str, values: Mapping[str, float]) -> None
     """
     with disk_errors("write the metrics", path):
         if path.endswith(".prom"):
+            check_owner(Path(path).parent, "TRITONSYNC_METRICS")
             with host_lock(Path(path).parent, path, timeout=times.METRICS_LOCK_S):
                 _write_prometheus(path, workload, values)
             return
         line = {"time": round(time.time(), 3), "pid": os.getpid(), "tritonsync": __version__, "workload": workload}
         data = json.dumps({**line, **values}).encode() + b"\n"
-        # One write of one line: lines of several processes do not mix.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
+        append_to_file(path, data, "TRITONSYNC_METRICS")
 
 
 def _write_prometheus(path: str, workload: str, values: Mapping[str, float]) -> None:
     try:
-        totals = _totals(Path(path).read_text(encoding="utf-8", errors="replace"))
+        totals = _totals(read_file(path, _MAX_BYTES).decode(errors="replace"))
     except FileNotFoundError:
         totals = {}
     label = workload.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
