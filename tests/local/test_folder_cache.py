@@ -227,6 +227,26 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     assert set(contents(tmp_path)) == {"tmp.a"}
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_sweep_leaves_what_belongs_to_others(tmp_path: Path) -> None:
+    """What a folder lies in may be shared; in a folder that is not ours nothing is touched at all."""
+    found = place_of("cuda-driver", tmp_path / "beside")
+    theirs, ours = tmp_path / f"{HIDDEN_PREFIX}1-a", tmp_path / f"{HIDDEN_PREFIX}2-b"
+    long_ago = time.time() - 7200
+    for path in (theirs, ours):
+        path.mkdir()
+        os.utime(path, (long_ago, long_ago))
+    os.chown(theirs, 12345, 12345)
+    os.chown(tmp_path, 12345, 12345)
+    with pytest.raises(UnsafeFolderError, match=PRESETS["cuda-driver"].variable):
+        sweep(found)
+    assert ours.exists()
+    os.chown(tmp_path, 0, 0)
+    tmp_path.chmod(0o1777)
+    sweep(found)
+    assert [path.name for path in tmp_path.iterdir()] == [theirs.name]
+
+
 def test_a_unit_is_what_its_part_says() -> None:
     """The table of presets is written by hand."""
     for preset in PRESETS.values():

@@ -64,6 +64,36 @@ def test_a_missing_folder_is_made_by_this_user(tmp_path: Path) -> None:
     check_owner(tmp_path / "none" / "below")
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o775, 0o1777, 0o777])
+def test_a_missing_folder_may_be_made_where_others_make_theirs(mode: int, tmp_path: Path) -> None:
+    """As in /tmp, or in a folder that an image has for everybody; however far above."""
+    above = tmp_path / "above"
+    above.mkdir()
+    above.chmod(mode)
+    for folder in (above / "none", above / "none" / "below"):
+        check_owner(folder)
+    (above / "none").mkdir(mode=0o700)
+    check_owner(above / "none")
+
+
+@needs_root
+def test_a_missing_folder_in_one_of_another_user_is_refused(tmp_path: Path) -> None:
+    """With a sticky bit too, and also behind a link of his; with a link that leads nowhere."""
+    above = tmp_path / "above"
+    above.mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "not there")
+    check_owner(tmp_path / "nowhere" / "none")
+    for path in (above, tmp_path / "link", tmp_path / "nowhere"):
+        check_owner(path / "none")
+        os.lchown(path, STRANGER, STRANGER)
+        with pytest.raises(UnsafeFolderError, match="belongs to another user"):
+            check_owner(path / "none")
+    above.chmod(0o1777)
+    with pytest.raises(UnsafeFolderError, match="belongs to another user"):
+        check_owner(above / "none")
+
+
 @needs_root
 def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     """Whoever made `/tmp/torchinductor_<name>` first could have put anything into it."""
@@ -105,6 +135,7 @@ def test_a_mounted_folder_is_whose_it_was_mounted_for(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(volume))
     volume.chmod(0o2777)
     check_owner(volume)
+    check_owner(volume / "none" / "below")
     volume.chmod(0o1777)
     with pytest.raises(UnsafeFolderError):
         check_owner(volume)
@@ -120,6 +151,7 @@ def test_root_takes_the_mounted_folder_of_another_user(tmp_path: Path, monkeypat
     monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(volume))
     check_owner(volume)
     check_owner(cache)
+    check_owner(cache / "none")
     os.chown(cache, STRANGER + 1, -1)
     with pytest.raises(UnsafeFolderError):
         check_owner(cache)

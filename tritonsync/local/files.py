@@ -143,10 +143,11 @@ def check_owner(folder: str | os.PathLike[str], variables: str = "TORCHINDUCTOR_
     """Check that nobody else can have put anything into a cache folder: whoever can, has their code run here.
 
     A folder has to belong to this user or to root, and so has a link that leads to it; and it may not be one into which
-    everybody may write. What a group shares is its own decision. A missing folder will be made by this user. Volumes
-    are exceptions, because it takes root to mount one: a mounted folder that everybody may write into is taken where it
-    has no sticky bit (a Kubernetes `emptyDir`; public folders such as /tmp have one), and root, as in a container,
-    takes one of another user who owns the mounted folder itself.
+    everybody may write. What a group shares is its own decision. A missing folder will be made by this user, so of the
+    nearest one above it that is there only the owner counts, who could put another in its place. Volumes are
+    exceptions, because it takes root to mount one: a mounted folder that everybody may write into is taken where it has
+    no sticky bit (a Kubernetes `emptyDir`; public folders such as /tmp have one), and root, as in a container, takes
+    one of another user who owns the mounted folder itself.
 
     Args:
         folder: the folder.
@@ -158,23 +159,46 @@ def check_owner(folder: str | os.PathLike[str], variables: str = "TORCHINDUCTOR_
     """
     if not hasattr(os, "geteuid"):
         return
+    folder = os.fspath(folder)
     with disk_errors("look at the cache folder", folder):
+        there = _nearest(folder)
+        why = _why_unsafe(there, is_above=there != folder)
+    if why is None:
+        return
+    what, todo = f"the cache folder {folder} {why}", "Make it yours alone (chown, chmod o-w)"
+    if there != folder:
+        what, todo = f"the cache folder {folder} is missing, and {there} above it {why}", "Make it (mkdir -m 700)"
+    raise UnsafeFolderError(
+        f"{what}, so others could have put code into it; it is neither read nor written. {todo}, or name another as "
+        f"{variables}",
+        path=folder,
+    )
+
+
+def _nearest(folder: str) -> str:
+    """Return a folder, or the nearest above it that is there; a link is there, wherever it leads."""
+    while True:
         try:
-            link, found = os.lstat(folder), os.stat(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-    why = None
-    for owner in (link.st_uid, found.st_uid):
+            os.lstat(folder)
+        except (FileNotFoundError, NotADirectoryError):  # noqa: PERF203 - it is few folders
+            folder = os.path.dirname(folder) or os.curdir
+        else:
+            return folder
+
+
+def _why_unsafe(folder: str, *, is_above: bool) -> str | None:
+    """Say why others can have put something into a folder that is there, or one below it; None: they cannot."""
+    found = [os.lstat(folder)]
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # nothing is made where a link leads to nothing
+        found.append(os.stat(folder))
+    for owner in (each.st_uid for each in found):
         if owner not in (os.geteuid(), 0) and not (os.geteuid() == 0 and _is_volume_of(owner, folder)):
-            why = f"belongs to another user (uid {owner})"
-    if found.st_mode & stat.S_IWOTH and (found.st_mode & stat.S_ISVTX or not os.path.ismount(folder)):
-        why = f"is one that everybody may write into (mode {stat.S_IMODE(found.st_mode):o})"
-    if why is not None:
-        raise UnsafeFolderError(
-            f"the cache folder {os.fspath(folder)} {why}, so others could have put code into it; it is neither read "
-            f"nor written. Make it yours alone (chown, chmod o-w), or name another as {variables}",
-            path=os.fspath(folder),
-        )
+            return f"belongs to another user (uid {owner})"
+    mode = found[-1].st_mode
+    is_volume = not mode & stat.S_ISVTX and os.path.ismount(folder)
+    if mode & stat.S_IWOTH and not stat.S_ISLNK(mode) and not is_volume and not is_above:
+        return f"is one that everybody may write into (mode {stat.S_IMODE(mode):o})"
+    return None
 
 
 def _is_volume_of(owner: int, folder: str | os.PathLike[str]) -> bool:

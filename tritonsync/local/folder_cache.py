@@ -191,12 +191,22 @@ def place(folder: Place, files: Sequence[FolderFile]) -> Placed:
 
 
 def sweep(folder: Place) -> None:
-    """Remove what processes that were killed left behind, an hour later."""
+    """Remove what processes of this user that were killed left behind, an hour later.
+
+    Raises:
+        LocalCacheError: others may write into the folder.
+    """
+    check_owner(folder.path, folder.variable)
     for parent in {folder.path.parent if part.unit == "everything" else folder.path for part in folder.parts}:
         with contextlib.suppress(OSError), os.scandir(parent) as entries:
             for entry in entries:
-                if entry.name.startswith(HIDDEN_PREFIX):
+                if entry.name.startswith(HIDDEN_PREFIX) and _is_own(entry):
                     remove_stale(entry)
+
+
+def _is_own(entry: os.DirEntry[str]) -> bool:
+    """Whether it is this user's; what a folder lies in may be shared with others."""
+    return not hasattr(os, "geteuid") or entry.stat(follow_symlinks=False).st_uid == os.geteuid()
 
 
 def _walk(root: str, parts: tuple[Part, ...]) -> Iterator[_Found]:
