@@ -192,6 +192,7 @@ def test_a_bucket_that_may_only_be_read(run: Run, shared_folder: Path, h200_vit:
     (cache / "fxgraph" / "ab" / "fabc").mkdir(parents=True)
     (cache / "fxgraph" / "ab" / "fabc" / "value").write_bytes(b"value")
     bucket.mkdir()
+    run("push", "--url", shared_folder / "other", "--workload", "x", "--inductor-dir", cache)  # imports what it needs
     with not_writable(bucket):
         ran = run(*arguments, cache)
     assert (ran.code, ran.out) == (1, "")
