@@ -178,9 +178,7 @@ class Store(Reader):
         found = self.load(bundle.kind, bundle.key, variants=variants, newest=1, have=lambda _: True, timeout=timeout)
         return any(not changing or _is_of(manifest, bundle) for manifest in found.present)
 
-    def complete(
-        self, published: Published, *, at_once: int = UPLOADS_AT_ONCE, timeout: float | None = None
-    ) -> frozenset[str]:
+    def complete(self, published: Published, *, timeout: float | None = None) -> frozenset[str]:
         """Write payload objects and kernel folders, so that the bundle can be loaded without its pack.
 
         Folders and payloads that a listing shows whole are skipped. An object of the wrong size is left where it is:
@@ -200,13 +198,15 @@ class Store(Reader):
         wanted = {folder + file.name: file.payload for folder, files in folders.items() for file in files}
         wanted.update({place.payload(payload.name): payload.data for payload in packed.payloads})
         prefixes = (place.prefix, *folders)
-        listings = in_parallel(lambda p: self.bucket.list(p, timeout=deadline.left), prefixes, at_once)
+        listings = in_parallel(lambda p: self.bucket.list(p, timeout=deadline.left), prefixes, UPLOADS_AT_ONCE)
         there = {name: info.size for listing in listings.values() for name, info in listing.items()}
         for name in wanted.keys() & there.keys():
             if there[name] != len(wanted[name]):
                 log.warning("%s has %d bytes instead of %d; left as it is", name, there[name], len(wanted[name]))
         missing = [name for name in wanted if name not in there]
-        in_parallel(lambda name: self.bucket.create(name, wanted[name], timeout=deadline.left), missing, at_once)
+        in_parallel(
+            lambda name: self.bucket.create(name, wanted[name], timeout=deadline.left), missing, UPLOADS_AT_ONCE
+        )
         return frozenset(name.rpartition("/")[0] for name in missing if name.startswith("kernels/"))
 
     def publish_newest(

@@ -46,8 +46,6 @@ KernelName = tuple[str, "int | None"]
 
 #: Bundles of values in flight at a time: enough to hide round trips, few enough to hold in memory.
 BUNDLES_AT_ONCE = 4
-#: Small objects of one bundle in flight at a time; more than a program is burdened with.
-UPLOADS_AT_ONCE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +221,7 @@ class _Push:
             published = self.store.publish_newest(bundle, reread=True, inline=inline, timeout=self.timeout)
         else:
             published = self.store.publish(bundle, reread=True, inline=inline, timeout=self.timeout)
-        kernels = self.store.complete(published, at_once=UPLOADS_AT_ONCE, timeout=self.timeout)
+        kernels = self.store.complete(published, timeout=self.timeout)
         self._count(str(published.place), kernels, published.created, _size(bundle))
         return published
 
