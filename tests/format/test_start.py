@@ -39,10 +39,12 @@ def test_a_writer_knows_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit, exact in (("MAX_START_BYTES", whole), ("MAX_INDEX_BYTES", index)):
         with monkeypatch.context() as patched:
             patched.setattr(start, limit, exact)
-            assert start.fits(sizes)
+            assert start.Room().take(sizes)
+            one_by_one = start.Room()
+            assert all(one_by_one.take({name: size}) for name, size in sizes.items())
             assert start.decode(start.encode(OBJECTS)).keys() == OBJECTS.keys()
             patched.setattr(start, limit, exact - 1)
-            assert not start.fits(sizes)
+            assert not start.Room().take(sizes)
 
 
 def test_other_tools_can_open_it() -> None:

@@ -16,7 +16,7 @@ from tritonsync.errors import PackError
 from tritonsync.format.layout import parse_object_name
 from tritonsync.format.pack import TAR_END, tar_header, tar_padding, tar_size
 
-__all__ = ["MAX_INDEX_BYTES", "MAX_START_BYTES", "decode", "encode", "fits"]
+__all__ = ["MAX_INDEX_BYTES", "MAX_START_BYTES", "Room", "decode", "encode"]
 
 #: What a start has at most; a writer leaves out what does not fit.
 MAX_START_BYTES = 32 * 1024 * 1024
@@ -33,7 +33,7 @@ _Index = list[tuple[str, int]]
 
 def encode(objects: Mapping[str, bytes]) -> bytes:
     """Write objects, by name; sorted, so that the same ones make the same bytes."""
-    index = _index({name: len(data) for name, data in objects.items()})
+    index = msgspec.json.encode([(name, len(objects[name])) for name in sorted(objects)])
     members = {_INDEX: index, **{name: objects[name] for name in sorted(objects)}}
     parts = [
         part for name, data in members.items() for part in (tar_header(name, len(data)), data, tar_padding(len(data)))
@@ -41,15 +41,20 @@ def encode(objects: Mapping[str, bytes]) -> bytes:
     return b"".join([*parts, TAR_END])
 
 
-def fits(sizes: Mapping[str, int]) -> bool:
-    """Whether a start may hold these objects, by name, of so many bytes."""
-    index = len(_index(sizes))
-    members = sum(tar_size(name, count) for name, count in sizes.items())
-    return index <= MAX_INDEX_BYTES and tar_size(_INDEX, index) + members + len(TAR_END) <= MAX_START_BYTES
+class Room:
+    """What is left of a start, while it is chosen what goes into it; to the byte."""
 
+    def __init__(self) -> None:
+        self._index, self._members = len("["), len(TAR_END)
 
-def _index(sizes: Mapping[str, int]) -> bytes:
-    return msgspec.json.encode(sorted(sizes.items()))
+    def take(self, sizes: Mapping[str, int]) -> bool:
+        """Take the room for more objects, by name, of so many bytes; return whether there is enough for all of them."""
+        index = self._index + sum(len(msgspec.json.encode(entry)) + len(",") for entry in sizes.items())
+        members = self._members + sum(tar_size(name, count) for name, count in sizes.items())
+        if index > MAX_INDEX_BYTES or tar_size(_INDEX, index) + members > MAX_START_BYTES:
+            return False
+        self._index, self._members = index, members
+        return True
 
 
 def decode(data: bytes) -> dict[str, memoryview]:

@@ -97,10 +97,11 @@ def publish_copies(
     prefixes = {key_prefix(*key): key for key in wanted}
     listings = in_parallel(lambda p: bucket.list(p, timeout=deadline.left), prefixes, LISTINGS_AT_ONCE)
     sizes: dict[str, int] = {}
+    room = start.Room()
     for prefix, listing in listings.items():
         kind, key = prefixes[prefix]
         more = _chosen(kind, wanted[kind, key], listing)
-        if start.fits(sizes | more):
+        if room.take(more):
             sizes.update(more)
     found = bucket.get_many(sizes, timeout=deadline.left)
     objects = {name: data for name, data in found.items() if isinstance(data, bytes)}
