@@ -22,6 +22,7 @@ whoever trusts the manifest can check the rest.
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import itertools
 import json
@@ -54,6 +55,7 @@ __all__ = [
     "describe",
     "encode",
     "signed_bytes",
+    "time_ago",
 ]
 
 FORMAT = 1
@@ -189,6 +191,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         for payload in self.payloads:
             if payload.name not in (self.inline or ()):
                 yield f"payloads/{payload.name}", payload
+
+
+def time_ago(seconds: float) -> str:
+    """Return the time of so many seconds ago as manifests state it; what is earlier sorts before it."""
+    when = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=seconds)
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def describe(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -12,7 +11,7 @@ from tritonsync.errors import FormatError
 from tritonsync.format.bundle import GRAPHS
 from tritonsync.format.kernel import Kernel
 from tritonsync.format.layout import workload_key
-from tritonsync.format.manifest import Environment, Manifest
+from tritonsync.format.manifest import Environment, Manifest, time_ago
 from tritonsync.format.workload import (
     LIST,
     Workload,
@@ -46,7 +45,7 @@ class WorkloadRecord:
     def __init__(self, name: str | None) -> None:
         self.name = name
         self._lock = threading.RLock()
-        self._began = _ago(0)
+        self._began = time_ago(0)
         self._last: frozenset[WorkloadEntry] = frozenset()
         self._kernels: frozenset[str] = frozenset()
         #: Hashes of the kernels in the listed bundles of many, as far as they are known.
@@ -107,7 +106,7 @@ class WorkloadRecord:
         """Whether a list of that time looks as if nobody needed it, though this run uses something of the last one."""
         listed = {(entry.kind, entry.key) for entry in self._last}
         listed |= {("triton", key) for key in self._kernels.union(*self._parts.values())}
-        return created <= _ago(times.RENEW_LIST_S) and not listed.isdisjoint(self._keys)
+        return created <= time_ago(times.RENEW_LIST_S) and not listed.isdisjoint(self._keys)
 
     def _is_of_another(self, environment: Environment) -> bool:
         """Whether the last record seems to be of another program: made in the same place, with nothing that is used."""
@@ -143,7 +142,7 @@ class WorkloadRecord:
             return frozenset()
         before = self._newest(store, timeout)
         named_before = frozenset(entries_of(before))
-        is_young = before is not None and _ago(times.YOUNG_LIST_S) < before.created < _ago(-times.YOUNG_LIST_S)
+        is_young = before is not None and time_ago(times.YOUNG_LIST_S) < before.created < time_ago(-times.YOUNG_LIST_S)
         with self._lock:
             # A list that is only renewed loses nothing: this run may have used a part of what others use.
             is_added = before is not None and (before.created >= self._began or not self._has_changed)
@@ -181,7 +180,7 @@ class WorkloadRecord:
         )
         with self._lock:
             self._last, self._kernels, self._parts = frozenset(entries), _hashes(own), parts
-            self._is_outdated, self._last_created = False, _ago(0)
+            self._is_outdated, self._last_created = False, time_ago(0)
         if place is not None:
             publish_copies(store.bucket, place, entries, timeout=timeout)
         return frozenset(entries) - (named_before if is_young else frozenset())
@@ -253,9 +252,3 @@ def _made_of(store: Store, kernels: Iterable[Kernel]) -> Store:
 
 def _hashes(kernels: Iterable[Kernel]) -> frozenset[str]:
     return frozenset(kernel.hash for kernel in kernels)
-
-
-def _ago(seconds: float) -> str:
-    """Return the time of so many seconds ago as manifests state it; what is earlier sorts before it."""
-    when = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=seconds)
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -7,7 +7,6 @@ its pack. Names derive from content, so no write ever changes what a reader sees
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import hashlib
 import logging
@@ -338,7 +337,7 @@ class Store(Reader):
         for number in range(generation, MAX_GENERATION + 1):
             manifest = manifests.describe(
                 bundle,
-                created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                created=manifests.time_ago(0),
                 environment=self.environment,
                 pack=digest,
                 generation=number,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import logging
 import os
 import signal
@@ -16,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 from tritonsync.errors import SettingsError, TritonSyncError
+from tritonsync.format.manifest import time_ago
 from tritonsync.settings import VARIABLES, Settings
 from tritonsync.watch.report import read_reports
 
@@ -108,7 +108,7 @@ def watch(
             added[VARIABLES["workload"][0]] = settings.workload
         if precompile:
             added[VARIABLES["precompile"][0]] = "1"
-        started = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        started = time_ago(0)
         try:
             process = subprocess.Popen(  # noqa: S603 - the user's own command
                 list(command), env={**by_default, **os.environ, **added}, stdout=2 if keep_stdout else None
